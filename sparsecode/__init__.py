@@ -1,0 +1,50 @@
+"""Sparse codes with exact zeros, as many as you ask for.
+
+Public names load when they are first used: ``import sparsecode`` imports neither torch nor
+scikit-learn, and reading codes from a file never does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sparsecode._version import __version__
+
+if TYPE_CHECKING:
+    from sparsecode import diagnostics
+    from sparsecode.codes import SparseCodes
+    from sparsecode.distributions import SpikeAndSlab
+    from sparsecode.storage import read_codes, verify_codes, write_codes
+    from sparsecode.transformer import SparseVAETransformer
+
+_MODULE_OF = {
+    "SparseCodes": "codes",
+    "SparseVAETransformer": "transformer",
+    "SpikeAndSlab": "distributions",
+    "read_codes": "storage",
+    "verify_codes": "storage",
+    "write_codes": "storage",
+}
+_SUBMODULES = {"diagnostics", "encoding", "errors", "persistence"}
+
+__all__ = [
+    "SparseCodes",
+    "SparseVAETransformer",
+    "SpikeAndSlab",
+    "__version__",
+    "diagnostics",
+    "read_codes",
+    "verify_codes",
+    "write_codes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"sparsecode.{name}")
+    if name in _MODULE_OF:
+        return getattr(import_module(f"sparsecode.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'sparsecode' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBMODULES])

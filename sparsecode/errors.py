@@ -1,0 +1,41 @@
+"""Exceptions and warnings: one class for each thing that a caller would handle differently.
+
+The command line turns each into an exit code (see ``sparsecode.cli``), so a new class belongs here
+only when it calls for a different answer.
+"""
+
+
+class SparsecodeError(Exception):
+    """Base class of every error that sparsecode raises on purpose."""
+
+
+class NoInputError(SparsecodeError, FileNotFoundError):
+    """Nothing to read: a missing path, an empty folder, a folder without images."""
+
+
+class RefusedError(SparsecodeError, ValueError):
+    """The request contradicts itself, its inputs or a file that exists; nothing was written."""
+
+
+class ImageError(SparsecodeError, ValueError):
+    """One file is not an image that can be encoded; the message is the reason."""
+
+
+class CodesFormatError(SparsecodeError, ValueError):
+    """A file is not a sparsecode ``.h5``, or is damaged."""
+
+
+class ModelFormatError(SparsecodeError, ValueError):
+    """A file is not a sparsecode model, or is damaged, or was made by an unknown version."""
+
+
+class OutputError(SparsecodeError, OSError):
+    """The output could not be written; the final file is absent or as it was before."""
+
+
+class TrainingDivergedError(SparsecodeError, ArithmeticError):
+    """Training produced NaN or infinity; the message names the step and the last good epoch."""
+
+
+class FitInterruptedWarning(UserWarning):
+    """``fit`` was interrupted (Ctrl-C) and kept the model trained so far."""
