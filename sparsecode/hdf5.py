@@ -1,0 +1,247 @@
+"""HDF5 without its traps: a file that cannot crash the process, datasets that cannot lie.
+
+The HDF5 library may end the process with a segmentation fault when one of its own reads or writes
+fails, and h5py's bridge to Python file objects ignores short reads and short writes. Every file is
+therefore opened through `SteadyFile`, which never fails inside HDF5 and reports afterwards.
+"""
+
+import io
+import math
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+# The libraries' own upper bound for deflate is 1032:1, so a real dataset never claims more.
+MAX_COMPRESSION = 1100
+_BLOCK = 1 << 18
+_STRING_BLOCK = 1024
+
+
+class SteadyFile(io.FileIO):
+    """An unbuffered file that never raises inside HDF5; call `check` after HDF5 returns.
+
+    After the first failure, writes stay in memory and are read back from there, so that HDF5 sees
+    a consistent file until it has closed it. The caller then throws the file away.
+    """
+
+    def __init__(self, path: str, mode: str) -> None:
+        super().__init__(path, mode)
+        self._error: BaseException | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
+
+    def check(self) -> None:
+        """Raise the first failure since opening, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the whole buffer, with zeros past the end of the file as HDF5's own driver does."""
+        start, done = self.tell(), 0
+        view = memoryview(buffer).cast("B")
+        try:
+            while count := super().readinto(view[done:]):
+                done += count
+        except BaseException as error:
+            self._error = self._error or error
+        view[done:] = bytes(len(view) - done)
+        for at, data in self._unwritten:
+            low, high = max(start, at), min(start + len(view), at + len(data))
+            if low < high:
+                view[low - start : high - start] = data[low - at : high - at]
+        return len(view)
+
+    def write(self, buffer: Any) -> int:
+        """Write the whole buffer, or keep it in memory once anything has failed."""
+        start, done = self.tell(), 0
+        view = memoryview(buffer).cast("B")
+        try:
+            while self._error is None and done < len(view):
+                done += super().write(view[done:])
+        except BaseException as error:
+            self._error = error
+        if done < len(view):
+            self._unwritten.append((start, view.tobytes()))
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Resize the file; a failure is kept for `check`."""
+        try:
+            if self._error is None:
+                return super().truncate(size)
+        except BaseException as error:
+            self._error = error
+        return size or 0
+
+
+@contextmanager
+def open_read(path: str | Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading: regular files only, without locks.
+
+    Raises
+    ------
+    OSError
+        The file is missing, not a regular file, not HDF5, or could not be read.
+    """
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise OSError("it is not a regular file")
+    with SteadyFile(str(path), "rb") as raw:
+        try:
+            with h5py.File(raw, "r") as file:
+                yield file
+        finally:
+            raw.check()
+
+
+def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset whose values lie in this very file, all of them.
+
+    Raises
+    ------
+    ValueError
+        It is missing, a link, virtual, or (partly) without storage, which would read as zeros.
+    """
+    where = f"{group.name.rstrip('/')}/{name}"
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{where} is missing or a link; a dataset in the file is needed")
+    item = group[name]
+    if not isinstance(item, h5py.Dataset) or item.shape is None:
+        raise ValueError(f"{where} is not a dataset with values")
+    if item.is_virtual or item.external:
+        raise ValueError(f"{where} keeps its values in another file")
+    if item.chunks is None:
+        complete = item.id.get_storage_size() >= item.size * item.id.get_type().get_size()
+    else:
+        grid = [-(-size // chunk) for size, chunk in zip(item.shape, item.chunks, strict=True)]
+        complete = item.id.get_num_chunks() == math.prod(grid)
+    if not complete:
+        raise ValueError(f"{where} has shape {item.shape} but not all of its values were stored")
+    return item
+
+
+def check_size(item: h5py.Dataset) -> None:
+    """Refuse a dataset that claims more than its stored bytes could decompress to.
+
+    Raises
+    ------
+    ValueError
+        Reading it would allocate memory out of all proportion to the file.
+    """
+    claimed = item.nbytes
+    if item.chunks is not None and item.size:
+        claimed = max(claimed, math.prod(item.chunks) * item.dtype.itemsize)
+    if claimed > MAX_COMPRESSION * max(item.id.get_storage_size(), 1):
+        raise ValueError(f"{item.name} claims {claimed} bytes, more than its storage can hold")
+
+
+def is_string(item: h5py.Dataset) -> bool:
+    """Tell whether a dataset holds text of variable length."""
+    info = h5py.check_string_dtype(item.dtype)
+    return info is not None and info.length is None
+
+
+def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
+    """Yield a 1-D dataset in order, a bounded piece at a time; text as object arrays of `str`.
+
+    Raises
+    ------
+    ValueError
+        Text is not UTF-8, or adds up to more bytes than the file has (repeated references).
+    """
+    check_size(item)
+    text = is_string(item)
+    step = _STRING_BLOCK if text else _BLOCK
+    budget = item.file.id.get_filesize()
+    for start in range(0, item.shape[0], step):
+        block = item[start : start + step]
+        if text:
+            budget -= sum(map(len, block))
+            if budget < 0:
+                raise ValueError(f"{item.name} holds more text than the file has bytes")
+            block = np.array([value.decode("utf-8") for value in block], dtype=object)
+        yield block
+
+
+def read_values(item: h5py.Dataset) -> np.ndarray:
+    """Read a whole 1-D dataset of numbers, booleans or text.
+
+    Raises
+    ------
+    ValueError
+        It is not 1-D, or of another type.
+    """
+    if item.ndim != 1:
+        raise ValueError(f"{item.name} has {item.ndim} dimensions; 1 is needed")
+    if is_string(item):
+        return np.concatenate([np.empty(0, dtype=object), *blocks(item)])
+    if item.dtype.kind not in "biuf":
+        raise ValueError(f"{item.name} has type {item.dtype}; numbers or text are needed")
+    check_size(item)
+    return item[:]
+
+
+def read_column(group: h5py.Group, name: str) -> np.ndarray:
+    """Read a data frame's column: numbers, text, or AnnData's categories (missing ones are "")."""
+    if group.get(name, getclass=True) is not h5py.Group:
+        return read_values(dataset(group, name))
+    codes = read_values(dataset(group[name], "codes"))
+    categories = read_values(dataset(group[name], "categories")).astype(object)
+    if len(codes) and not -1 <= codes.min() <= codes.max() < len(categories):
+        raise ValueError(
+            f"{group.name}/{name} has codes outside of its {len(categories)} categories"
+        )
+    return np.append(categories, "")[codes]
+
+
+class Column:
+    """A growing 1-D dataset, written a whole chunk at a time so that each is compressed once."""
+
+    def __init__(
+        self, group: h5py.Group, name: str, dtype: np.dtype, chunk: int, filters: dict[str, Any]
+    ) -> None:
+        text = dtype.kind == "O"  # HDF5 takes no checksum for it; gzip's own covers the references
+        self.dtype = dtype
+        self._chunk = chunk
+        self._pending = np.empty(0, dtype=dtype)
+        self._dataset = group.create_dataset(
+            name,
+            shape=(0,),
+            dtype=h5py.string_dtype() if text else dtype,
+            maxshape=(None,),
+            chunks=(chunk,),
+            fletcher32=not text,
+            **filters,
+        )
+
+    def append(self, values: np.ndarray) -> None:
+        """Add values; those that do not fill a chunk wait in memory."""
+        self._pending = np.concatenate([self._pending, values])
+        self._write(len(self._pending) // self._chunk * self._chunk)
+
+    def flush(self) -> None:
+        """Write what is left."""
+        self._write(len(self._pending))
+
+    def _write(self, count: int) -> None:
+        if count:
+            stored = self._dataset.shape[0]
+            self._dataset.resize((stored + count,))
+            self._dataset[stored:] = self._pending[:count]
+            self._pending = self._pending[count:].copy()
+
+
+def encode(item: h5py.Group | h5py.Dataset, kind: str, version: str) -> None:
+    """Set the two attributes by which AnnData recognises an element."""
+    item.attrs["encoding-type"] = kind
+    item.attrs["encoding-version"] = version
+
+
+def encoded_group(parent: h5py.Group, name: str, kind: str, version: str) -> h5py.Group:
+    """Create a group that AnnData recognises."""
+    group = parent.create_group(name)
+    encode(group, kind, version)
+    return group
