@@ -1,0 +1,77 @@
+"""What "auto" means: each default that depends on the data, resolved in one place.
+
+``docs/model.md`` shows the measurements behind these numbers.
+"""
+
+import math
+
+from sparsecode.distributions import LikelihoodName
+from sparsecode.gate import PosteriorName
+from sparsecode.loader import Rows, values_range
+from sparsecode.networks import ImageShape
+
+# Enough steps for a linear dictionary of some hundred atoms; more epochs than this overfit few rows.
+_STEPS = 3000
+_MAX_EPOCHS = 300
+_MIN_BATCH, _BATCH, _MAX_BATCH = 8, 256, 4096
+# Steps in one epoch above which batches grow: tens of millions of rows take few epochs.
+_STEPS_PER_EPOCH = 4000
+USAGE_BALANCE = 0.3
+
+
+def resolve_likelihood(likelihood: str, rows: Rows) -> LikelihoodName:
+    """Check the data against the likelihood's range, or choose: "bernoulli" for 0/1 data only.
+
+    Raises
+    ------
+    ValueError
+        Data outside [0, 1] for a Bernoulli likelihood.
+    """
+    low, high, binary = values_range(rows)
+    if likelihood == "auto":
+        return "bernoulli" if binary and low < high else "gaussian"
+    if likelihood != "gaussian" and (low < 0 or high > 1):
+        raise ValueError(
+            f"likelihood={likelihood!r} needs data in [0, 1], but X ranges from {low:g} to {high:g}. "
+            "Scale X (sklearn.preprocessing.MinMaxScaler), pass images as uint8, or use "
+            "likelihood='gaussian'."
+        )
+    return "gaussian" if likelihood == "gaussian" else _bernoulli_family(likelihood)
+
+
+def _bernoulli_family(likelihood: str) -> LikelihoodName:
+    return "bernoulli" if likelihood == "bernoulli" else "continuous_bernoulli"
+
+
+def resolve_hidden_sizes(
+    hidden_sizes: str | tuple[int, ...] | list[int],
+    posterior: PosteriorName,
+    image_shape: ImageShape | None,
+) -> tuple[int, ...]:
+    """Linear for the gated posterior, where a dictionary does best; one hidden layer otherwise."""
+    if not isinstance(hidden_sizes, str):
+        return tuple(int(size) for size in hidden_sizes)
+    return () if posterior == "spike_slab" or image_shape is not None else (512,)
+
+
+def resolve_batch_size(batch_size: str | int, n_rows: int) -> int:
+    """At most ``n_rows``; an eighth of few rows, 256 of many, more where an epoch is very long."""
+    if not isinstance(batch_size, str):
+        return min(int(batch_size), n_rows)
+    if n_rows > _BATCH * _STEPS_PER_EPOCH:
+        return min(_MAX_BATCH, 2 ** int(math.log2(n_rows / _STEPS_PER_EPOCH)))
+    return min(n_rows, max(_MIN_BATCH, min(_BATCH, n_rows // 8)))
+
+
+def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
+    """As many epochs as make about 3,000 steps, within [1, 300]."""
+    if not isinstance(max_iter, str):
+        return int(max_iter)
+    return max(1, min(_MAX_EPOCHS, math.ceil(_STEPS / max(1, n_rows // batch_size))))
+
+
+def resolve_learning_rate(learning_rate: str | float, is_linear: bool) -> float:
+    """4e-3 for linear networks, 1e-3 for deeper ones."""
+    if not isinstance(learning_rate, str):
+        return float(learning_rate)
+    return 4e-3 if is_linear else 1e-3

@@ -1,0 +1,142 @@
+"""One fit, from rows to a calibrated model: split, train, calibrate."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sparsecode.calibration import MIN_HELD_OUT, N_FOLDS, Fold, calibrate, cross_fitted_level
+from sparsecode.loader import Rows, moments
+from sparsecode.progress import TrainingProgress
+from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
+from sparsecode.vae import ModelSpec, SparseVAE
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Independent seeds of one fit."""
+
+    split: int
+    weights: int
+    training: int
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """Everything a fit needs besides the rows, resolved to plain values.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    options : TrainingOptions
+        ``max_time`` covers the whole fit, cross-fitting included.
+    validation_fraction : float
+    early_stopping : bool
+    seeds : Seeds
+    device : torch.device
+    encoder, decoder : Module or None
+        Own networks, copied for each model.
+    """
+
+    spec: ModelSpec
+    options: TrainingOptions
+    validation_fraction: float
+    early_stopping: bool
+    seeds: Seeds
+    device: torch.device
+    encoder: nn.Module | None = None
+    decoder: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A trained and calibrated model.
+
+    Attributes
+    ----------
+    model : SparseVAE
+    history : list of EpochRecord
+    density : float
+        Fraction of non-zeros on the rows that calibrated the threshold.
+    """
+
+    model: SparseVAE
+    history: list[EpochRecord]
+    density: float
+
+
+def new_model(plan: FitPlan, rows: Rows, train: Tensor) -> SparseVAE:
+    """Untrained model on the plan's device, its input scaling set from the rows at ``train``."""
+    model = SparseVAE(plan.spec, copy.deepcopy(plan.encoder), copy.deepcopy(plan.decoder))
+    mean, variance = moments(rows, train)
+    generator = torch.Generator().manual_seed(plan.seeds.weights)
+    model.initialise_(mean.cpu(), variance.cpu(), generator)
+    return model.to(plan.device)
+
+
+def new_trainer(plan: FitPlan, model: SparseVAE) -> Trainer:
+    """Trainer with fresh optimiser state and the plan's seed."""
+    generator = torch.Generator(plan.device).manual_seed(plan.seeds.training)
+    return Trainer(model, generator)
+
+
+def fit_model(
+    plan: FitPlan, rows: Rows, start: SparseVAE | None, progress: TrainingProgress
+) -> FitResult:
+    """Train on the rows and calibrate the threshold.
+
+    With many rows, ``validation_fraction`` of them are held out, and the threshold is the
+    p-quantile of their scores. With few, all rows train the model and the threshold is
+    cross-fitted (see :mod:`sparsecode.calibration`).
+
+    Parameters
+    ----------
+    plan : FitPlan
+    rows : Rows
+    start : SparseVAE or None
+        Go on from this model, in place.
+    progress : TrainingProgress
+    """
+    shuffle = torch.Generator().manual_seed(plan.seeds.split)
+    index = torch.randperm(rows.n_rows, generator=shuffle).to(plan.device)
+    n_held_out = int(plan.validation_fraction * rows.n_rows)
+    crosses = n_held_out < MIN_HELD_OUT and plan.spec.spike_weight > 0
+    if crosses and plan.options.max_time is not None:
+        share = plan.options.max_time / (N_FOLDS + 1)
+        plan = replace(plan, options=replace(plan.options, max_time=share))
+    holds_out = n_held_out > 0 and (plan.early_stopping or not crosses)
+    train, held_out = (index[n_held_out:], index[:n_held_out]) if holds_out else (index, None)
+
+    model = new_model(plan, rows, train) if start is None else start
+    trainer = new_trainer(plan, model)
+    callback = progress.stage("training", plan.options.n_epochs)
+    history = trainer.fit(rows, train, held_out, plan.options, callback)
+    if not crosses or trainer.interrupted:
+        calibrating = train if held_out is None else held_out
+        return FitResult(model, history, calibrate(model, rows, calibrating, plan.spec.spike_weight))
+    level = _cross_fit(plan, rows, index, progress)
+    calibrate(model, rows, train, level)
+    # By construction: over the folds, this is the density of the rows held out.
+    return FitResult(model, history, 1 - plan.spec.spike_weight)
+
+
+def _cross_fit(plan: FitPlan, rows: Rows, index: Tensor, progress: TrainingProgress) -> float:
+    n_done = 0
+
+    def fit_fold(fold: Fold) -> SparseVAE:
+        nonlocal n_done
+        n_done += 1
+        callback = progress.stage(f"calibrating {n_done}/{N_FOLDS}", plan.options.n_epochs)
+        model = new_model(plan, rows, fold.train)
+        trainer = new_trainer(plan, model)
+        held_out = fold.held_out if plan.early_stopping else None
+        trainer.fit(rows, fold.train, held_out, plan.options, callback)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        return model
+
+    try:
+        return cross_fitted_level(fit_fold, rows, index, plan.spec.spike_weight)
+    except KeyboardInterrupt:  # said by the trainer; the quantile of the training rows must do
+        return plan.spec.spike_weight

@@ -1,0 +1,147 @@
+"""Arrays -> batches of float32 rows on a device: the only border between arrays and tensors.
+
+Rows stay as they were given (uint8 stays uint8, CSR stays CSR) and become float32 one batch at a
+time; uint8 means [0, 255] and is scaled to [0, 1].
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+# Values converted at once where the whole array is passed over (moments, transform).
+_CHUNK_VALUES = 1 << 24
+
+
+class Rows(Protocol):
+    """A matrix of which batches of rows can be taken."""
+
+    n_rows: int
+    n_features: int
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Rows at ``index`` (b,) as float32 (b, d) on the device."""
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as float32 on the device."""
+
+
+class DenseRows:
+    """Rows of an ndarray, kept on the device in their own dtype."""
+
+    def __init__(self, X: NDArray, device: torch.device) -> None:
+        self.n_rows, self.n_features = X.shape
+        # Zero-copy on the CPU. A read-only array (a memory map) is only ever read here, which
+        # torch cannot know: give it a writeable view of the same memory is not possible, so copy.
+        writeable = X if X.flags.writeable else np.array(X)
+        self._data = torch.from_numpy(np.ascontiguousarray(writeable)).to(device)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Rows at ``index`` (b,) as float32 (b, d) on the device."""
+        return _to_unit_float(self._data[index])
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as float32 on the device."""
+        return _to_unit_float(self._data[start:stop])
+
+
+class HostRows:
+    """Rows of a CSR matrix or a memory map, read on the host one batch at a time."""
+
+    def __init__(self, X: sparse.csr_array | NDArray, device: torch.device) -> None:
+        self.n_rows, self.n_features = X.shape
+        self._data = X
+        self._device = device
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Rows at ``index`` (b,) as float32 (b, d) on the device."""
+        return self._densify(self._data[index.cpu().numpy()])
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as float32 on the device."""
+        return self._densify(self._data[start:stop])
+
+    def _densify(self, part: sparse.csr_array | NDArray) -> Tensor:
+        dense = part.toarray() if sparse.issparse(part) else np.array(part)
+        return _to_unit_float(torch.from_numpy(dense).to(self._device))
+
+
+def as_rows(X: NDArray | sparse.csr_array, device: torch.device) -> Rows:
+    """Wrap a validated matrix (n, d).
+
+    Parameters
+    ----------
+    X : ndarray or csr_array of shape (n, d)
+        float32, float64 or uint8.
+    device : torch.device
+        Where batches are wanted. Dense data move there whole; CSR matrices and memory maps stay
+        on the host.
+    """
+    if sparse.issparse(X) or isinstance(X, np.memmap):
+        return HostRows(X, device)
+    return DenseRows(X, device)
+
+
+def _to_unit_float(rows: Tensor) -> Tensor:
+    if rows.dtype == torch.uint8:
+        return rows.to(torch.float32).div_(255.0)
+    return rows.to(torch.float32)
+
+
+def chunks(rows: Rows, size: int | None = None) -> Iterator[Tensor]:
+    """Pass over all rows in order, as float32 chunks on the device.
+
+    Parameters
+    ----------
+    rows : Rows
+    size : int, optional
+        Rows in a chunk; by default as many as keep a chunk at 64 MiB.
+    """
+    size = size or max(1, _CHUNK_VALUES // rows.n_features)
+    for start in range(0, rows.n_rows, size):
+        yield rows.slice(start, min(start + size, rows.n_rows))
+
+
+def moments(rows: Rows, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (population) of each feature over the rows at ``index``.
+
+    Returns
+    -------
+    mean, variance : Tensor of shape (d,), float32
+        Accumulated in float64, the variance by the pairwise update of Chan, Golub and LeVeque
+        (1979), so that large offsets do not cancel.
+    """
+    size = max(1, _CHUNK_VALUES // rows.n_features)
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in index.split(size):
+        x = rows.batch(part).double()
+        part_mean = x.mean(0)
+        shift = part_mean - mean.to(x)
+        total = count + len(x)
+        squares = squares.to(x) + ((x - part_mean) ** 2).sum(0) + shift**2 * (count * len(x) / total)
+        mean = mean.to(x) + shift * (len(x) / total)
+        count = total
+    return mean.float(), (squares / count).float()
+
+
+def values_range(rows: Rows) -> tuple[float, float, bool]:
+    """Smallest and largest value of all rows, and whether every value is 0 or 1."""
+    low, high, binary = np.inf, -np.inf, True
+    for x in chunks(rows):
+        low, high = min(low, float(x.min())), max(high, float(x.max()))
+        binary = binary and bool(((x == 0) | (x == 1)).all())
+    return low, high, binary
+
+
+def epoch_index(index: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Shuffle ``index`` (n,) into batches of one shape, (n // batch_size, batch_size).
+
+    The remainder sits out this epoch; another permutation leaves out others.
+    """
+    order = torch.randperm(len(index), generator=generator, device=index.device)
+    n_batches = len(index) // batch_size
+    return index[order[: n_batches * batch_size]].view(n_batches, batch_size)

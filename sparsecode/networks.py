@@ -1,0 +1,169 @@
+"""Encoders and decoders: linear and MLP for flat data, convolutional for images.
+
+An encoder maps (n, d) to the mean and the log standard deviation of the posterior, each (n, k); a
+decoder maps (n, k) to the parameters of the likelihood, (n, d). Weights are drawn from a generator
+that is passed in, never from the global seed.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+ImageShape = tuple[int, int] | tuple[int, int, int]
+
+# Posterior noise starts small against the slab's unit scale: log sigma² = -6.
+INITIAL_LOG_SCALE = -3.0
+_CHANNELS = (32, 64)
+
+
+def initialise_(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Fill every linear and convolutional layer in place: Kaiming-uniform weights, zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _height_width_channels(image_shape: ImageShape) -> tuple[int, int, int]:
+    height, width, *channels = image_shape
+    return height, width, channels[0] if channels else 1
+
+
+class _ToImage(nn.Module):
+    """(n, h·w·c) in NumPy's order -> (n, c, h, w)."""
+
+    def __init__(self, image_shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = _height_width_channels(image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *self.shape).movedim(-1, 1)
+
+
+class _FromImage(nn.Module):
+    """(n, c, h, w), cropped to the image -> (n, h·w·c) in NumPy's order."""
+
+    def __init__(self, image_shape: ImageShape) -> None:
+        super().__init__()
+        self.height, self.width, _ = _height_width_channels(image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, : self.height, : self.width].movedim(1, -1).flatten(1)
+
+
+def _conv_body(image_shape: ImageShape) -> tuple[nn.Sequential, int]:
+    height, width, channels = _height_width_channels(image_shape)
+    first, second = _CHANNELS
+    body = nn.Sequential(
+        _ToImage(image_shape),
+        nn.Conv2d(channels, first, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(first, second, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+    return body, second * (height // 4) * (width // 4)
+
+
+def _conv_decoder(n_latents: int, image_shape: ImageShape) -> nn.Sequential:
+    height, width, channels = _height_width_channels(image_shape)
+    first, second = _CHANNELS
+    rows, columns = math.ceil(height / 4), math.ceil(width / 4)
+    return nn.Sequential(
+        nn.Linear(n_latents, second * rows * columns),
+        nn.ReLU(),
+        nn.Unflatten(1, (second, rows, columns)),
+        nn.ConvTranspose2d(second, first, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(first, channels, 4, stride=2, padding=1),
+        _FromImage(image_shape),
+    )
+
+
+class Encoder(nn.Module):
+    """Body -> mean and log standard deviation.
+
+    Parameters
+    ----------
+    body : Module
+        Maps (n, d) to (n, h); ``nn.Identity`` makes the encoder linear.
+    n_hidden, n_latents : int
+        h and k.
+    """
+
+    def __init__(self, body: nn.Module, n_hidden: int, n_latents: int) -> None:
+        super().__init__()
+        self.body = body
+        self.loc = nn.Linear(n_hidden, n_latents)
+        self.log_scale = nn.Linear(n_hidden, n_latents)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
+        hidden = self.body(x)
+        return self.loc(hidden), self.log_scale(hidden)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return ``loc`` (n, k) alone: all that a code needs."""
+        return self.loc(self.body(x))
+
+    def initialise_(self, generator: torch.Generator | None) -> None:
+        """Draw the weights; the noise starts small and the same for every input."""
+        initialise_(self, generator)
+        nn.init.zeros_(self.log_scale.weight)
+        nn.init.constant_(self.log_scale.bias, INITIAL_LOG_SCALE)
+
+
+class CustomEncoder(nn.Module):
+    """Adapter for a user's module that maps (n, d) to (n, 2k): means, then log scales."""
+
+    def __init__(self, module: nn.Module, n_latents: int) -> None:
+        super().__init__()
+        self.module = module
+        self.n_latents = n_latents
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
+        output = self.module(x)
+        if output.shape != (len(x), 2 * self.n_latents):
+            raise ValueError(
+                f"encoder must map {tuple(x.shape)} to {(len(x), 2 * self.n_latents)}: n_components "
+                f"means followed by as many log standard deviations; got {tuple(output.shape)}"
+            )
+        loc, log_scale = output.chunk(2, dim=1)
+        return loc, log_scale
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return ``loc`` (n, k)."""
+        return self(x)[0]
+
+
+def build_encoder(
+    n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
+) -> Encoder:
+    """Encoder of the given widths; convolutional before them when ``image_shape`` is given."""
+    body, n_hidden = nn.Sequential(), n_features
+    if image_shape is not None:
+        body, n_hidden = _conv_body(image_shape)
+    sizes = [n_hidden, *hidden_sizes]
+    return Encoder(body.extend(_mlp(sizes)), sizes[-1], n_latents)
+
+
+def build_decoder(
+    n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
+) -> nn.Sequential:
+    """Decoder with the encoder's widths in reverse order."""
+    sizes = [n_latents, *reversed(hidden_sizes)]
+    body = _mlp(sizes)
+    if image_shape is not None:
+        return body.extend(_conv_decoder(sizes[-1], image_shape))
+    return body.append(nn.Linear(sizes[-1], n_features))

@@ -1,0 +1,78 @@
+"""Progress of training, for people: one line on stderr, animated only on a terminal."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sparsecode.trainer import EpochRecord, ProgressCallback
+
+
+class TrainingProgress:
+    """Context manager around one ``fit``; hands out callbacks for its stages.
+
+    Parameters
+    ----------
+    verbose : int
+        0 shows nothing; 1 a progress line on a terminal, and a line per tenth of the epochs
+        elsewhere.
+    console : Console, optional
+        Where to write; stderr by default.
+    """
+
+    def __init__(self, verbose: int, console: Console | None = None) -> None:
+        self.verbose = verbose
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not verbose or not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, name: str, n_epochs: int) -> ProgressCallback | None:
+        """Start a stage ("training", "calibrating 1/4") and return its callback."""
+        if not self.verbose:
+            return None
+        task = self._bar.add_task(name, total=None, figures="")
+        last_part = 0
+
+        def update(step: int, n_steps: int, record: EpochRecord | None) -> None:
+            nonlocal last_part
+            self._bar.update(task, completed=step, total=n_steps)
+            if record is None:
+                return
+            self._bar.update(task, figures=_figures(record))
+            # Elsewhere than on a terminal: ten lines for the training, one for each later stage.
+            part = (10 if name == "training" else 1) * step // n_steps
+            if self._bar.disable and part > last_part:
+                last_part = part
+                line = f"{name} for {n_epochs} epochs: {_figures(record)}"
+                self.console.print(line, highlight=False, soft_wrap=True)
+
+        return update
+
+
+def _figures(record: EpochRecord) -> str:
+    speed = record.n_samples / max(record.seconds, 1e-9)
+    return (
+        f"epoch {record.epoch}  loss {record.loss:.1f}  rate {record.rate:.1f}  "
+        f"distortion {record.distortion:.1f}  density {record.density:.3f}  "
+        f"dead {record.dead}  {speed:,.0f}/s"
+    )

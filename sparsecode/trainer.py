@@ -1,0 +1,397 @@
+"""Training: ``Trainer.fit`` -> ``run_epoch`` -> ``train_step``.
+
+A train step has static shapes and never waits for the device: counters and sums stay in tensors
+that are read once per epoch.
+"""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sparsecode.device import matmul_precision
+from sparsecode.distributions import GatedNormal
+from sparsecode.elbo import ElboTerms, elbo_terms
+from sparsecode.errors import FitInterruptedWarning, TrainingDivergedError
+from sparsecode.loader import Rows, epoch_index
+from sparsecode.vae import SparseVAE
+
+# Fractions of the schedule: warm-up of the learning rate, annealing of p from 0.
+_WARM_UP = 0.05
+_ANNEAL = 0.2
+_AUXILIARY_WEIGHT = 1 / 32
+# A latent is dead in training when it has not fired for so many steps (or an epoch, if shorter).
+_DEAD_AFTER = 200
+# Where in its schedule a stream stands: past warm-up and annealing, half the learning rate.
+_MIDDLE = 0.5
+_CLIP_NORM = 1e3
+_VALIDATION_SEED = 0
+_VALIDATION_CHUNK = 4096
+# Steps between looks at the clock: on a GPU each look waits for the queue.
+_CLOCK_STEPS = 20
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train, resolved to plain numbers.
+
+    Attributes
+    ----------
+    batch_size : int
+        Rows in a step.
+    n_epochs : int
+        Passes over the training rows.
+    learning_rate : float
+        Peak of Adam's step size.
+    beta : float
+        Weight of the rate in the loss; 1 is the ELBO.
+    kl_samples : int
+        Draws of the Monte Carlo KL; 0 for the exact KL.
+    constant : bool
+        Keep the learning rate and p constant, as for a stream of unknown length.
+    max_time : float or None
+        Seconds.
+    n_iter_no_change : int or None
+        Stop after so many epochs without the validation loss falling by ``tol``; None never does.
+    tol : float
+        Smallest fall that counts, in nats per sample.
+    """
+
+    batch_size: int
+    n_epochs: int
+    learning_rate: float
+    beta: float
+    kl_samples: int = 0
+    constant: bool = False
+    max_time: float | None = None
+    n_iter_no_change: int | None = None
+    tol: float = 1e-4
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means over one epoch of training, in nats per sample.
+
+    Attributes
+    ----------
+    epoch : int
+        From 1.
+    loss : float
+        distortion + beta · rate_slab; rate_spike is constant for a gate of fixed density.
+    rate_slab, rate_spike, distortion : float
+        Parts of the negative ELBO.
+    density : float
+        Fraction of open gates.
+    dead : int
+        Latents that did not fire in this epoch.
+    validation_loss : float or None
+        Loss on held-out rows, where there are some.
+    n_samples : int
+        Rows trained on.
+    seconds : float
+        Time this epoch took.
+    """
+
+    epoch: int
+    loss: float
+    rate_slab: float
+    rate_spike: float
+    distortion: float
+    density: float
+    dead: int
+    validation_loss: float | None
+    n_samples: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """rate_slab + rate_spike."""
+        return self.rate_slab + self.rate_spike
+
+
+ProgressCallback = Callable[[int, int, EpochRecord | None], None]
+"""Called with steps done, steps planned and, at the end of an epoch, its record."""
+
+
+class Trainer:
+    """Optimiser, counters and randomness of one model; lives on between ``partial_fit`` calls.
+
+    Parameters
+    ----------
+    model : SparseVAE
+        Trained in place.
+    generator : torch.Generator
+        On the model's device: batches and noise.
+    """
+
+    def __init__(self, model: SparseVAE, generator: torch.Generator) -> None:
+        self.model = model
+        self.generator = generator
+        device = model.scale.device
+        self.learning_rate = torch.zeros((), device=device)
+        self.target = torch.zeros((), device=device)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), fused=True
+        )
+        self.steps_since_fired = torch.zeros(model.spec.n_latents, device=device)
+        self.n_steps = 0
+        self.n_epochs = 0
+        self.interrupted = False
+
+    def fit(
+        self,
+        rows: Rows,
+        train: Tensor,
+        validation: Tensor | None,
+        options: TrainingOptions,
+        progress: ProgressCallback | None = None,
+    ) -> list[EpochRecord]:
+        """Train by a warm-up and cosine schedule over steps or seconds, whichever ends first.
+
+        Parameters
+        ----------
+        rows : Rows
+        train, validation : Tensor of int64
+            Indices into ``rows``; ``validation`` is only looked at by early stopping.
+        options : TrainingOptions
+        progress : callable, optional
+
+        Returns
+        -------
+        list of EpochRecord
+
+        Raises
+        ------
+        TrainingDivergedError
+            The loss became NaN or infinite.
+
+        Warns
+        -----
+        FitInterruptedWarning
+            Ctrl-C: the model keeps what it has learnt.
+        """
+        options = replace(options, batch_size=min(options.batch_size, len(train)))
+        run = _Run(options, n_steps=options.n_epochs * (len(train) // options.batch_size))
+        history: list[EpochRecord] = []
+        best = _Best(options)
+        self.model.train()
+        try:
+            for _ in range(options.n_epochs):
+                with matmul_precision(tf32=True):
+                    record = self.run_epoch(rows, train, validation, run, progress)
+                history.append(record)
+                if best.should_stop(record, self.model) or run.is_over():
+                    break
+        except KeyboardInterrupt:
+            self.interrupted = True
+            warnings.warn(
+                f"fit was interrupted in epoch {self.n_epochs + 1}; the model keeps what it has "
+                "learnt so far. Interrupt again to leave.",
+                FitInterruptedWarning,
+                stacklevel=2,
+            )
+        best.restore(self.model)
+        self.model.eval()
+        return history
+
+    def run_epoch(
+        self,
+        rows: Rows,
+        train: Tensor,
+        validation: Tensor | None,
+        run: "_Run",
+        progress: ProgressCallback | None,
+    ) -> EpochRecord:
+        """Pass once over the training rows and read the counters."""
+        options, start = run.options, time.monotonic()
+        totals = _Totals(self.model.spec.n_latents, self.model.scale.device)
+        for index in epoch_index(train, options.batch_size, self.generator):
+            self._set_schedule(run)
+            self.train_step(rows.batch(index), options, totals)
+            run.step += 1
+            self.n_steps += 1
+            if run.step % _CLOCK_STEPS == 0:
+                if progress:
+                    progress(run.step, run.n_steps, None)
+                if run.is_over():
+                    break
+        record = self._record(totals, rows, validation, run, start)
+        if progress:
+            progress(run.step, run.n_steps, record)
+        return record
+
+    def train_step(self, x: Tensor, options: TrainingOptions, totals: "_Totals") -> None:
+        """Take one optimiser step on the batch x (b, d)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        terms, gate, objective = self._objective(x, options)
+        objective.backward()
+        # Far above any healthy gradient: only saves the weights from a single wild batch.
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM, foreach=True)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.steps_since_fired.add_(1).mul_(1 - gate.amax(0))
+            totals.add(terms, gate, options.beta)
+
+    def _objective(
+        self, x: Tensor, options: TrainingOptions
+    ) -> tuple[ElboTerms, Tensor, Tensor]:
+        model = self.model
+        loc, scale = model.heads(x)
+        scores = model.gate.scores(loc.detach())
+        model.gate.track(scores, self.target, is_first=self.n_steps == 0)
+        q = model.posterior(loc, scale)
+        z = q.rsample(generator=self.generator)
+        likelihood = model.decode(z)
+        terms = elbo_terms(model, x, q, likelihood, options.kl_samples, self.generator)
+        model.track_scale(x, likelihood.mean.detach())
+        gate = model.gate(scores)
+        model.gate.track_usage(gate)
+        objective = (terms.distortion + options.beta * terms.rate_slab).mean()
+        if self._revives:
+            objective = objective + _AUXILIARY_WEIGHT * self._auxiliary_loss(x, q, scores, z)
+        return terms, gate, objective
+
+    @property
+    def _revives(self) -> bool:
+        spec = self.model.spec
+        return spec.posterior == "spike_slab" and spec.spike_weight > 0
+
+    def _auxiliary_loss(self, x: Tensor, q: GatedNormal, scores: Tensor, z: Tensor) -> Tensor:
+        # The dead latents that score highest are opened and asked to explain what the open ones
+        # left over; through the likelihood, so the loss is in units of the current error.
+        # L. Gao et al. (2024), "Scaling and evaluating sparse autoencoders", section 2.3.
+        dead = self.steps_since_fired > self._dead_after
+        n_open = max(1, round(scores.shape[1] * (1 - self.model.spec.spike_weight)))
+        top = scores.masked_fill(~dead, -torch.inf).topk(n_open, dim=1).indices
+        chosen = torch.zeros_like(scores).scatter_(1, top, 1.0) * dead
+        revived = self.model.decode(z.detach() + chosen * q.loc)
+        return -revived.log_prob(x).mean()
+
+    def _set_schedule(self, run: "_Run") -> None:
+        done = _MIDDLE if run.options.constant else run.progress()
+        self._dead_after = min(_DEAD_AFTER, max(20, run.n_steps // run.options.n_epochs))
+        self.learning_rate.fill_(run.options.learning_rate * _warm_up_cosine(done))
+        self.target.fill_(self.model.spec.spike_weight * min(1.0, done / _ANNEAL))
+
+    def _record(
+        self, totals: "_Totals", rows: Rows, validation: Tensor | None, run: "_Run", start: float
+    ) -> EpochRecord:
+        means, n_samples, dead, bad_step = totals.read()
+        self.n_epochs += 1
+        if bad_step is not None or not math.isfinite(means["loss"]):
+            raise TrainingDivergedError(
+                f"the loss became NaN or infinite at step {bad_step or run.step} of epoch "
+                f"{self.n_epochs}; the last good epoch is {self.n_epochs - 1}. Lower learning_rate "
+                f"(now {run.options.learning_rate:g}) or scale the data."
+            )
+        held_out = None if validation is None else self.validation_loss(rows, validation, run.options)
+        return EpochRecord(
+            epoch=self.n_epochs,
+            dead=dead,
+            validation_loss=held_out,
+            n_samples=n_samples,
+            seconds=time.monotonic() - start,
+            **means,
+        )
+
+    @torch.no_grad()
+    def validation_loss(self, rows: Rows, index: Tensor, options: TrainingOptions) -> float:
+        """Mean loss on rows at ``index`` with the same noise every time."""
+        generator = torch.Generator(index.device).manual_seed(_VALIDATION_SEED)
+        total = 0.0
+        for part in index.split(_VALIDATION_CHUNK):
+            x = rows.batch(part)
+            q = self.model.encode(x)
+            likelihood = self.model.decode(q.rsample(generator=generator))
+            terms = elbo_terms(self.model, x, q, likelihood)
+            total += float((terms.distortion + options.beta * terms.rate_slab).sum())
+        return total / len(index)
+
+
+def _warm_up_cosine(done: float) -> float:
+    return min(1.0, (done + 1e-3) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class _Run:
+    """How far a run has come, in steps and in seconds."""
+
+    def __init__(self, options: TrainingOptions, n_steps: int) -> None:
+        self.options = options
+        self.n_steps = n_steps
+        self.step = 0
+        self.start = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    def progress(self) -> float:
+        by_steps = self.step / self.n_steps
+        if self.options.max_time is None:
+            return by_steps
+        return min(1.0, max(by_steps, self.seconds() / self.options.max_time))
+
+    def is_over(self) -> bool:
+        limit = self.options.max_time
+        return limit is not None and self.seconds() >= limit
+
+
+class _Best:
+    """Early stopping: remembers the best epoch, and that epoch's weights."""
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self.options = options
+        self.loss = math.inf
+        self.n_worse = 0
+        self.state: dict[str, Tensor] | None = None
+
+    def should_stop(self, record: EpochRecord, model: SparseVAE) -> bool:
+        patience = self.options.n_iter_no_change
+        if patience is None or record.validation_loss is None:
+            return False
+        if record.validation_loss < self.loss - self.options.tol:
+            self.n_worse = 0
+        else:
+            self.n_worse += 1
+        if record.validation_loss < self.loss:
+            self.loss = record.validation_loss
+            self.state = copy.deepcopy(model.state_dict())
+        return self.n_worse >= patience
+
+    def restore(self, model: SparseVAE) -> None:
+        if self.state is not None:
+            model.load_state_dict(self.state)
+
+
+class _Totals:
+    """Sums over an epoch, kept on the device."""
+
+    names = ("loss", "rate_slab", "rate_spike", "distortion", "density")
+
+    def __init__(self, n_latents: int, device: torch.device) -> None:
+        self.sums = torch.zeros(len(self.names), device=device, dtype=torch.float64)
+        self.fired = torch.zeros(n_latents, device=device)
+        self.first_bad = torch.full((), torch.inf, device=device)
+        self.n_samples = 0
+        self.n_steps = 0
+
+    def add(self, terms: ElboTerms, gate: Tensor, beta: float) -> None:
+        loss = terms.distortion + beta * terms.rate_slab
+        parts = (loss, terms.rate_slab, terms.rate_spike, terms.distortion, gate.mean(1))
+        self.sums += torch.stack([part.double().sum() for part in parts])
+        torch.maximum(self.fired, gate.amax(0), out=self.fired)
+        self.n_samples += len(gate)
+        self.n_steps += 1
+        bad = torch.where(loss.isfinite().all(), torch.inf, float(self.n_steps))
+        torch.minimum(self.first_bad, bad, out=self.first_bad)
+
+    def read(self) -> tuple[dict[str, float], int, int, int | None]:
+        sums = (self.sums / max(1, self.n_samples)).tolist()
+        dead = int((self.fired == 0).sum())
+        first_bad = float(self.first_bad)
+        bad_step = None if math.isinf(first_bad) else int(first_bad)
+        return dict(zip(self.names, sums, strict=True)), self.n_samples, dead, bad_step

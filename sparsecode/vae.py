@@ -1,0 +1,245 @@
+"""`SparseVAE`: ``encode(x)`` -> posterior, ``decode(z)`` -> likelihood."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Laplace, Normal
+
+from sparsecode.distributions import (
+    GatedNormal,
+    LikelihoodName,
+    SpikeAndSlab,
+    likelihood_distribution,
+)
+from sparsecode.gate import Gate, PosteriorName
+from sparsecode.kl import expected_slab_responsibility
+from sparsecode.networks import (
+    CustomEncoder,
+    Encoder,
+    ImageShape,
+    build_decoder,
+    build_encoder,
+    initialise_,
+)
+
+PriorName = Literal["spike_slab", "normal", "laplace"]
+
+# Below this scale, in units of the data's own, a Gaussian likelihood rewards fitting rounding errors.
+MIN_SCALE = 1e-3
+# exp(2·_MAX_LOG_SCALE) bounds the posterior variance: far above the prior's, far below overflow.
+_MAX_LOG_SCALE = 3.0
+_MIN_LOG_SCALE = -10.0
+_SCALE_DECAY = 0.9
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build the network, as plain values.
+
+    Attributes
+    ----------
+    n_features, n_latents : int
+        d and k.
+    spike_weight : float
+        p in [0, 1).
+    posterior : {"spike_slab", "gaussian"}
+        Gated posterior, or the dense Gaussian of the source.
+    prior : {"spike_slab", "normal", "laplace"}
+        Prior of the "gaussian" posterior; the gated posterior has its own spike and slab.
+    likelihood : {"bernoulli", "continuous_bernoulli", "gaussian"}
+        Distribution of x given z.
+    spike_scale : float
+        c, standard deviation of the spike of the "gaussian" posterior's prior.
+    hidden_sizes : tuple of int
+        Widths between the data (or the convolutions) and the latents.
+    image_shape : tuple of int or None
+        (H, W) or (H, W, C) for convolutional networks.
+    usage_balance : float
+        See :class:`sparsecode.gate.Gate`.
+    """
+
+    n_features: int
+    n_latents: int
+    spike_weight: float
+    posterior: PosteriorName
+    prior: PriorName
+    likelihood: LikelihoodName
+    spike_scale: float
+    hidden_sizes: tuple[int, ...]
+    image_shape: ImageShape | None
+    usage_balance: float
+
+
+class SparseVAE(nn.Module):
+    """Variational autoencoder whose codes have exact zeros.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        What to build.
+    encoder, decoder : Module, optional
+        Own networks: (n, d) -> (n, 2k) and (n, k) -> (n, d).
+
+    Attributes
+    ----------
+    gate : Gate
+        Scores, threshold and usage.
+    input_mean : Tensor of shape (d,)
+        Subtracted from x.
+    input_scale : Tensor of shape ()
+        x is divided by it; one number, so that features keep their relative sizes.
+    scale : Tensor of shape ()
+        Standard deviation of the Gaussian likelihood, in units of ``input_scale``; learned.
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, spec: ModelSpec, encoder: nn.Module | None = None, decoder: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        sizes = (spec.n_features, spec.n_latents, spec.hidden_sizes, spec.image_shape)
+        self.encoder: Encoder | CustomEncoder = (
+            build_encoder(*sizes) if encoder is None else CustomEncoder(encoder, spec.n_latents)
+        )
+        self.decoder: nn.Module = build_decoder(*sizes) if decoder is None else decoder
+        self.gate = Gate(spec.n_latents, spec.spike_weight, spec.posterior, spec.usage_balance)
+        self.register_buffer("input_mean", torch.zeros(spec.n_features))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def linear_decoder(self) -> nn.Linear | None:
+        """The decoder's only layer when it is linear, else None."""
+        if isinstance(self.decoder, nn.Sequential) and len(self.decoder) == 1:
+            (layer,) = self.decoder
+            return layer if isinstance(layer, nn.Linear) else None
+        return self.decoder if isinstance(self.decoder, nn.Linear) else None
+
+    @torch.no_grad()
+    def initialise_(
+        self, mean: Tensor, variance: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Set input scaling and draw weights.
+
+        Parameters
+        ----------
+        mean, variance : Tensor of shape (d,)
+            Moments of the training rows.
+        generator : torch.Generator, optional
+            Source of randomness, on the CPU.
+        """
+        self.input_mean.copy_(mean)
+        overall = variance.mean().sqrt()
+        self.input_scale.copy_(torch.where(overall > 0, overall, torch.ones_like(overall)))
+        if isinstance(self.encoder, Encoder):
+            self.encoder.initialise_(generator)
+        built_decoder = not isinstance(self.encoder, CustomEncoder)
+        if built_decoder and isinstance(self.decoder, nn.Sequential):
+            initialise_(self.decoder, generator)
+            self._start_at_mean_(mean)
+        if self.linear_decoder is not None and isinstance(self.encoder, Encoder):
+            self._tie_(self.linear_decoder)
+
+    def _start_at_mean_(self, mean: Tensor) -> None:
+        # Bernoulli decoders start from the marginal of each feature; the Gaussian's inputs are
+        # centred, so zero is its mean already.
+        last = self.decoder[-1] if isinstance(self.decoder, nn.Sequential) else self.decoder
+        if self.spec.likelihood != "gaussian" and isinstance(last, nn.Linear):
+            last.bias.copy_(torch.logit(mean, eps=0.01))
+
+    def _tie_(self, decoder: nn.Linear) -> None:
+        # Random unit directions as dictionary; the encoder starts as its transpose. A code of
+        # unit scale then moves the reconstruction by 1/sqrt(L0) of the data's norm.
+        directions = nn.functional.normalize(decoder.weight, dim=0)
+        l0 = max(1.0, self.spec.n_latents * (1 - self.spec.spike_weight))
+        decoder.weight.copy_(directions * math.sqrt(self.spec.n_features / l0))
+        if self.encoder.loc.weight.shape == decoder.weight.T.shape:
+            self.encoder.loc.weight.copy_(directions.T)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return x (n, d) centred and divided by ``input_scale``."""
+        return (x - self.input_mean) / self.input_scale
+
+    def encode(self, x: Tensor) -> GatedNormal:
+        """Posterior q(z | x) of shape (n, k).
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, d)
+            Rows in the units of the data.
+
+        Returns
+        -------
+        GatedNormal
+            Closed by the gate for ``posterior="spike_slab"``, open everywhere for "gaussian".
+        """
+        loc, scale = self.heads(x)
+        return self.posterior(loc, scale)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation behind the gate, each (n, k), in float32."""
+        loc, log_scale = self.encoder(self.standardise(x))
+        return loc.float(), log_scale.float().clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE).exp()
+
+    def posterior(self, loc: Tensor, scale: Tensor) -> GatedNormal:
+        """Gate the heads' output as ``posterior`` asks for."""
+        if self.spec.posterior == "gaussian":
+            return GatedNormal(loc, scale, torch.ones_like(loc), validate_args=False)
+        return GatedNormal(loc, scale, self.gate(self.gate.scores(loc)), validate_args=False)
+
+    def decode(self, z: Tensor) -> Independent:
+        """Likelihood p(x | z) for latents (n, k), over rows (n, d) in the units of the data."""
+        output = self.decoder(z).float()
+        if self.spec.likelihood == "gaussian":
+            output = self.input_mean + self.input_scale * output
+        return likelihood_distribution(
+            self.spec.likelihood, output, self.scale * self.input_scale
+        )
+
+    @torch.no_grad()
+    def track_scale(self, x: Tensor, mean: Tensor) -> None:
+        """Move ``scale`` towards its maximum-likelihood value on a batch, the root mean error.
+
+        The optimum in closed form of O. Rybkin, K. Daniilidis and S. Levine (2021), "Simple and
+        effective VAE training with calibrated decoders", eq. 5, averaged over recent batches.
+        """
+        if self.spec.likelihood == "gaussian":
+            error = ((x - mean) / self.input_scale).square().mean()
+            variance = self.scale.square().lerp_(error, 1 - _SCALE_DECAY)
+            self.scale.copy_(variance.sqrt().clamp(min=MIN_SCALE))
+
+    def prior(self) -> Distribution:
+        """Prior of one latent; independent and the same for all k."""
+        zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
+        if self.spec.posterior == "spike_slab":
+            return SpikeAndSlab(self.spec.spike_weight * one, 0.0, validate_args=False)
+        if self.spec.prior == "normal":
+            return Normal(zero, one, validate_args=False)
+        if self.spec.prior == "laplace":  # of unit variance, as the normal
+            return Laplace(zero, one / math.sqrt(2), validate_args=False)
+        return SpikeAndSlab(
+            self.spec.spike_weight * one, self.spec.spike_scale, validate_args=False
+        )
+
+    def inclusion_proba(self, x: Tensor) -> Tensor:
+        """P(z != 0 | x), (n, k).
+
+        For the gated posterior, the probability that a posterior draw clears the gate, which is
+        above 1/2 exactly where the code is not zero; for the Gaussian one with a spike-and-slab
+        prior, the expected responsibility of the slab.
+        """
+        loc, scale = self.heads(x)
+        spec = self.spec
+        if spec.posterior == "gaussian" and spec.prior == "spike_slab":
+            return expected_slab_responsibility(loc, scale, spec.spike_weight, spec.spike_scale)
+        score, spread = self.gate.scores(loc), scale
+        if spec.posterior == "spike_slab":
+            spread = scale * self.gate.gain
+        return torch.special.ndtr((score - self.gate.threshold) / spread)
