@@ -4,18 +4,24 @@
 """
 
 import math
+from collections.abc import Sequence
 
 from sparsecode.distributions import LikelihoodName
 from sparsecode.gate import PosteriorName
 from sparsecode.loader import Rows, values_range
 from sparsecode.networks import ImageShape
 
-# Enough steps for a linear dictionary of some hundred atoms; more epochs than this overfit few rows.
+# Enough steps for a linear dictionary of some hundred atoms; more epochs overfit few rows.
 _STEPS = 3000
-_MAX_EPOCHS = 300
-_MIN_BATCH, _BATCH, _MAX_BATCH = 8, 256, 4096
+_MAX_EPOCHS = 50
+# Few rows want small batches: see docs/model.md.
+_MIN_BATCH, _BATCH, _MAX_BATCH = 16, 256, 4096
+_BATCHES = 40
 # Steps in one epoch above which batches grow: tens of millions of rows take few epochs.
 _STEPS_PER_EPOCH = 4000
+# Fewer rows than this want more weight on the rate, up to three times.
+_MANY_ROWS = 12_000
+_MAX_BETA = 3.0
 USAGE_BALANCE = 0.3
 
 
@@ -44,7 +50,7 @@ def _bernoulli_family(likelihood: str) -> LikelihoodName:
 
 
 def resolve_hidden_sizes(
-    hidden_sizes: str | tuple[int, ...] | list[int],
+    hidden_sizes: str | Sequence[int],
     posterior: PosteriorName,
     image_shape: ImageShape | None,
 ) -> tuple[int, ...]:
@@ -54,17 +60,26 @@ def resolve_hidden_sizes(
     return () if posterior == "spike_slab" or image_shape is not None else (512,)
 
 
+def resolve_beta(beta: str | float, posterior: PosteriorName, p: float, n_rows: int) -> float:
+    """1, the ELBO, except for the gated posterior on few rows: 12,000 / n_rows, at most 3."""
+    if not isinstance(beta, str):
+        return float(beta)
+    if posterior == "gaussian" or p == 0:
+        return 1.0
+    return min(_MAX_BETA, max(1.0, _MANY_ROWS / n_rows))
+
+
 def resolve_batch_size(batch_size: str | int, n_rows: int) -> int:
-    """At most ``n_rows``; an eighth of few rows, 256 of many, more where an epoch is very long."""
+    """At most ``n_rows``; a fortieth of few rows, 256 of many, more where an epoch is very long."""
     if not isinstance(batch_size, str):
         return min(int(batch_size), n_rows)
     if n_rows > _BATCH * _STEPS_PER_EPOCH:
         return min(_MAX_BATCH, 2 ** int(math.log2(n_rows / _STEPS_PER_EPOCH)))
-    return min(n_rows, max(_MIN_BATCH, min(_BATCH, n_rows // 8)))
+    return min(n_rows, max(_MIN_BATCH, min(_BATCH, n_rows // _BATCHES)))
 
 
 def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
-    """As many epochs as make about 3,000 steps, within [1, 300]."""
+    """As many epochs as make about 3,000 steps, within [1, 50]."""
     if not isinstance(max_iter, str):
         return int(max_iter)
     return max(1, min(_MAX_EPOCHS, math.ceil(_STEPS / max(1, n_rows // batch_size))))

@@ -99,14 +99,14 @@ class SpikeAndSlab(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        r"""w c² + (1 - w) s², of shape ``batch_shape``."""
-        return self.spike_weight * self.spike_scale**2 + (
-            1 - self.spike_weight
-        ) * self.slab_scale**2
+        """Variance w c² + (1 - w) s², of shape ``batch_shape``."""
+        return (
+            self.spike_weight * self.spike_scale**2 + (1 - self.spike_weight) * self.slab_scale**2
+        )
 
-    def sample(
+    def sample(  # type: ignore[override]  # a generator besides
         self,
-        sample_shape: torch.Size | tuple[int, ...] = torch.Size(),
+        sample_shape: torch.Size | tuple[int, ...] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw, choosing spike or slab for each dimension on its own.
@@ -145,9 +145,7 @@ class SpikeAndSlab(Distribution):
             self._validate_sample(value)
         atom = self.spike_scale == 0
         safe = torch.where(atom, 1.0, self.spike_scale)
-        spike = torch.where(
-            atom, (value >= 0).to(safe.dtype), torch.special.ndtr(value / safe)
-        )
+        spike = torch.where(atom, (value >= 0).to(safe.dtype), torch.special.ndtr(value / safe))
         slab = torch.special.ndtr(value / self.slab_scale)
         return self.spike_weight * spike + (1 - self.spike_weight) * slab
 
@@ -218,9 +216,9 @@ class GatedNormal(Distribution):
         """Variance, of shape ``batch_shape``."""
         return self.gate * self.scale**2
 
-    def rsample(
+    def rsample(  # type: ignore[override]  # a generator besides
         self,
-        sample_shape: torch.Size | tuple[int, ...] = torch.Size(),
+        sample_shape: torch.Size | tuple[int, ...] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw with gradients to ``loc`` and ``scale``; shape ``sample_shape + batch_shape``."""
@@ -232,9 +230,7 @@ class GatedNormal(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats with respect to the Lebesgue measure plus an atom at zero."""
         closed = torch.where(value == 0, 0.0, -torch.inf).to(self.loc.dtype)
-        return torch.where(
-            self.gate > 0, _log_normal(value - self.loc, self.scale), closed
-        )
+        return torch.where(self.gate > 0, _log_normal(value - self.loc, self.scale), closed)
 
 
 def likelihood_distribution(name: LikelihoodName, output: Tensor, scale: Tensor) -> Independent:

@@ -72,7 +72,9 @@ def elbo_terms(
     spec = model.spec
     if spec.posterior == "spike_slab":
         return ElboTerms(gated_rate_slab(q), rate_spike(q.gate, spec.spike_weight), distortion)
-    per_latent = _gaussian_rate(model, Normal(q.loc, q.scale, validate_args=False), kl_samples, generator)
+    per_latent = _gaussian_rate(
+        model, Normal(q.loc, q.scale, validate_args=False), kl_samples, generator
+    )
     rate = per_latent.sum(-1)
     return ElboTerms(rate, torch.zeros_like(rate), distortion)
 
@@ -133,14 +135,10 @@ def iwae_bound(model: SparseVAE, x: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([_iwae_rows(model, prior, part, noise) for part in x.split(rows)])
 
 
-def _iwae_rows(
-    model: SparseVAE, prior: Distribution, x: Tensor, noise: Tensor
-) -> Tensor:
+def _iwae_rows(model: SparseVAE, prior: Distribution, x: Tensor, noise: Tensor) -> Tensor:
     q = model.encode(x)
     z = q.gate * (q.loc + q.scale * noise[:, None])  # (K, n, k)
     log_prior = prior.log_prob(z).sum(-1)
     log_q = q.log_prob(z).sum(-1)
     log_lik = model.decode(z.flatten(0, 1)).log_prob(x.repeat(len(noise), 1)).view(log_q.shape)
     return torch.logsumexp(log_lik + log_prior - log_q, 0) - math.log(len(noise))
-
-

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sparsecode.calibration import MIN_HELD_OUT, N_FOLDS, Fold, calibrate, cross_fitted_level
+from sparsecode.calibration import (
+    N_FOLDS,
+    Fold,
+    calibrate,
+    cross_fitted_level,
+    n_held_out,
+)
 from sparsecode.loader import Rows, moments
 from sparsecode.progress import TrainingProgress
 from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
@@ -100,13 +106,14 @@ def fit_model(
     """
     shuffle = torch.Generator().manual_seed(plan.seeds.split)
     index = torch.randperm(rows.n_rows, generator=shuffle).to(plan.device)
-    n_held_out = int(plan.validation_fraction * rows.n_rows)
-    crosses = n_held_out < MIN_HELD_OUT and plan.spec.spike_weight > 0
+    n_spared = n_held_out(rows.n_rows, plan.validation_fraction)
+    crosses = n_spared == 0 and plan.spec.spike_weight > 0
     if crosses and plan.options.max_time is not None:
         share = plan.options.max_time / (N_FOLDS + 1)
         plan = replace(plan, options=replace(plan.options, max_time=share))
-    holds_out = n_held_out > 0 and (plan.early_stopping or not crosses)
-    train, held_out = (index[n_held_out:], index[:n_held_out]) if holds_out else (index, None)
+    if plan.early_stopping and not n_spared:
+        n_spared = max(1, int(plan.validation_fraction * rows.n_rows))
+    train, held_out = (index[n_spared:], index[:n_spared]) if n_spared else (index, None)
 
     model = new_model(plan, rows, train) if start is None else start
     trainer = new_trainer(plan, model)
@@ -114,7 +121,9 @@ def fit_model(
     history = trainer.fit(rows, train, held_out, plan.options, callback)
     if not crosses or trainer.interrupted:
         calibrating = train if held_out is None else held_out
-        return FitResult(model, history, calibrate(model, rows, calibrating, plan.spec.spike_weight))
+        return FitResult(
+            model, history, calibrate(model, rows, calibrating, plan.spec.spike_weight)
+        )
     level = _cross_fit(plan, rows, index, progress)
     calibrate(model, rows, train, level)
     # By construction: over the folds, this is the density of the rows held out.

@@ -5,7 +5,7 @@ time; uint8 means [0, 255] and is scaled to [0, 1].
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,8 +35,7 @@ class DenseRows:
 
     def __init__(self, X: NDArray, device: torch.device) -> None:
         self.n_rows, self.n_features = X.shape
-        # Zero-copy on the CPU. A read-only array (a memory map) is only ever read here, which
-        # torch cannot know: give it a writeable view of the same memory is not possible, so copy.
+        # Zero-copy on the CPU, except for a read-only array, which torch does not accept as it is.
         writeable = X if X.flags.writeable else np.array(X)
         self._data = torch.from_numpy(np.ascontiguousarray(writeable)).to(device)
 
@@ -65,7 +64,7 @@ class HostRows:
         """Rows ``start`` to ``stop`` as float32 on the device."""
         return self._densify(self._data[start:stop])
 
-    def _densify(self, part: sparse.csr_array | NDArray) -> Tensor:
+    def _densify(self, part: Any) -> Tensor:
         dense = part.toarray() if sparse.issparse(part) else np.array(part)
         return _to_unit_float(torch.from_numpy(dense).to(self._device))
 
@@ -122,7 +121,9 @@ def moments(rows: Rows, index: Tensor) -> tuple[Tensor, Tensor]:
         part_mean = x.mean(0)
         shift = part_mean - mean.to(x)
         total = count + len(x)
-        squares = squares.to(x) + ((x - part_mean) ** 2).sum(0) + shift**2 * (count * len(x) / total)
+        squares = (
+            squares.to(x) + ((x - part_mean) ** 2).sum(0) + shift**2 * (count * len(x) / total)
+        )
         mean = mean.to(x) + shift * (len(x) / total)
         count = total
     return mean.float(), (squares / count).float()

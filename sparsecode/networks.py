@@ -7,6 +7,7 @@ that is passed in, never from the global seed.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def initialise_(module: nn.Module, generator: torch.Generator | None) -> None:
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers)
 
@@ -136,8 +137,8 @@ class CustomEncoder(nn.Module):
         output = self.module(x)
         if output.shape != (len(x), 2 * self.n_latents):
             raise ValueError(
-                f"encoder must map {tuple(x.shape)} to {(len(x), 2 * self.n_latents)}: n_components "
-                f"means followed by as many log standard deviations; got {tuple(output.shape)}"
+                f"encoder must map {tuple(x.shape)} to {(len(x), 2 * self.n_latents)}: "
+                f"n_components means followed by as many log standard deviations; got {tuple(output.shape)}"
             )
         loc, log_scale = output.chunk(2, dim=1)
         return loc, log_scale
@@ -150,7 +151,7 @@ class CustomEncoder(nn.Module):
 def build_encoder(
     n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
 ) -> Encoder:
-    """Encoder of the given widths; convolutional before them when ``image_shape`` is given."""
+    """Build an encoder of the given widths; convolutional before them when ``image_shape`` is given."""
     body, n_hidden = nn.Sequential(), n_features
     if image_shape is not None:
         body, n_hidden = _conv_body(image_shape)
@@ -161,7 +162,7 @@ def build_encoder(
 def build_decoder(
     n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
 ) -> nn.Sequential:
-    """Decoder with the encoder's widths in reverse order."""
+    """Build a decoder with the encoder's widths in reverse order."""
     sizes = [n_latents, *reversed(hidden_sizes)]
     body = _mlp(sizes)
     if image_shape is not None:

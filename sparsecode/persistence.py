@@ -52,9 +52,7 @@ _CONFIG_KEYS = {
 _NOT_STORED = {"encoder", "decoder", "device", "random_state", "verbose"}
 
 
-def save_transformer(
-    transformer: "SparseVAETransformer", path: str | PathLike[str]
-) -> None:
+def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[str]) -> None:
     """Write a fitted transformer to ``path``, through a temporary file and a rename."""
     model = transformer.model_
     config = {
@@ -79,9 +77,7 @@ def save_transformer(
 
 def _plain_parameters(transformer: "SparseVAETransformer") -> dict[str, Any]:
     parameters = transformer.get_params(deep=False)
-    return {
-        name: _plain(value) for name, value in parameters.items() if name not in _NOT_STORED
-    }
+    return {name: _plain(value) for name, value in parameters.items() if name not in _NOT_STORED}
 
 
 def _plain(value: Any) -> Any:
@@ -197,8 +193,10 @@ def load_transformer(
     config = read_config(path)
     if config["custom_networks"] != (encoder is not None and decoder is not None):
         needed = "needs the encoder and decoder it" if config["custom_networks"] else "was not"
-        raise ModelFormatError(f"{path} {needed} trained with own networks; pass encoder and decoder"
-                               f" to load exactly then")
+        raise ModelFormatError(
+            f"{path} {needed} trained with own networks; pass encoder and decoder"
+            f" to load exactly then"
+        )
     try:
         transformer = cls(**config["parameters"], encoder=encoder, decoder=decoder, device=device)
         transformer._validate_params()

@@ -237,9 +237,7 @@ class Trainer:
             self.steps_since_fired.add_(1).mul_(1 - gate.amax(0))
             totals.add(terms, gate, options.beta)
 
-    def _objective(
-        self, x: Tensor, options: TrainingOptions
-    ) -> tuple[ElboTerms, Tensor, Tensor]:
+    def _objective(self, x: Tensor, options: TrainingOptions) -> tuple[ElboTerms, Tensor, Tensor]:
         model = self.model
         loc, scale = model.heads(x)
         scores = model.gate.scores(loc.detach())
@@ -289,7 +287,9 @@ class Trainer:
                 f"{self.n_epochs}; the last good epoch is {self.n_epochs - 1}. Lower learning_rate "
                 f"(now {run.options.learning_rate:g}) or scale the data."
             )
-        held_out = None if validation is None else self.validation_loss(rows, validation, run.options)
+        held_out = (
+            None if validation is None else self.validation_loss(rows, validation, run.options)
+        )
         return EpochRecord(
             epoch=self.n_epochs,
             dead=dead,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import sqrt
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from sparsecode.coding import Coder, to_csr
 from sparsecode.defaults import (
     USAGE_BALANCE,
     resolve_batch_size,
+    resolve_beta,
     resolve_hidden_sizes,
     resolve_learning_rate,
     resolve_likelihood,
@@ -38,11 +39,12 @@ from sparsecode.distributions import SpikeAndSlab
 from sparsecode.elbo import iwae_bound
 from sparsecode.fitting import FitPlan, Seeds, fit_model, new_model, new_trainer
 from sparsecode.loader import Rows, as_rows, chunks
+from sparsecode.networks import ImageShape
 from sparsecode.progress import TrainingProgress
-from sparsecode.trainer import TrainingOptions
+from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
 from sparsecode.vae import ModelSpec, SparseVAE
 
-Matrix = NDArray | sparse.csr_array
+Matrix: TypeAlias = NDArray | sparse.csr_array
 
 _IMPORTANCE_SAMPLES = 64
 _BOUND_SEED = 0
@@ -80,8 +82,9 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         How ``posterior="gaussian"`` evaluates the KL: by quadrature, or from ``kl_samples`` draws.
     kl_samples : int, default=10
         Draws of the Monte Carlo KL.
-    beta : float, default=1.0
-        Weight of the rate in the loss; 1 maximises the ELBO.
+    beta : "auto" or float, default="auto"
+        Weight of the rate in the loss; 1 maximises the ELBO. "auto" is 1, and up to 3 for the
+        gated posterior on fewer than 12,000 rows.
     image_shape : tuple of int, default=None
         (H, W) or (H, W, C): rows are images of this shape, flattened in NumPy's order, and the
         networks are convolutional.
@@ -92,7 +95,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Widths of the hidden layers of the encoder, and of the decoder in reverse. "auto" is ()
         (linear) for "spike_slab" and (512,) for "gaussian".
     max_iter : "auto" or int, default="auto"
-        Epochs. "auto" makes about 3,000 steps, in 1 to 300 epochs.
+        Epochs. "auto" makes about 3,000 steps, in 1 to 50 epochs.
     batch_size : "auto" or int, default="auto"
         Rows in a step.
     learning_rate : "auto" or float, default="auto"
@@ -102,8 +105,9 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     early_stopping : bool, default=False
         Hold out rows, stop when their loss no longer falls, and keep the best epoch.
     validation_fraction : float, default=0.1
-        Fraction of rows held out, for the threshold and for early stopping. If that is fewer than
-        500 rows, the threshold is cross-fitted on all rows instead (four further, equal fits).
+        Fraction of rows held out, for the threshold and for early stopping; raised to 300 rows or
+        a quarter of them, whichever is less. Below 400 rows none are spared: the threshold is
+        cross-fitted on all rows (five further fits).
     n_iter_no_change : int, default=10
         Patience of early stopping, in epochs.
     tol : float, default=1e-4
@@ -180,7 +184,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         "spike_scale": [Interval(Real, 0, 1, closed="neither")],
         "kl": [StrOptions({"exact", "monte_carlo"})],
         "kl_samples": [Interval(Integral, 1, None, closed="left")],
-        "beta": [Interval(Real, 0, None, closed="left")],
+        "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "image_shape": [None, tuple, list],
         "encoder": [None, nn.Module],
         "decoder": [None, nn.Module],
@@ -200,6 +204,10 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         "device": [str],
     }
 
+    model_: SparseVAE
+    history_: list[EpochRecord]
+    _trainer: Trainer | None
+
     def __init__(
         self,
         n_components: int = 256,
@@ -211,7 +219,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         spike_scale: float = sqrt(0.05),
         kl: Literal["exact", "monte_carlo"] = "exact",
         kl_samples: int = 10,
-        beta: float = 1.0,
+        beta: Literal["auto"] | float = "auto",
         image_shape: Sequence[int] | None = None,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
@@ -361,8 +369,10 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             ensure_min_samples=ensure_min_samples,
         )
         shape = self.image_shape
-        if reset and shape is not None and (
-            len(shape) not in (2, 3) or min(shape[:2]) < 4 or np.prod(shape) != X.shape[1]
+        if (
+            reset
+            and shape is not None
+            and (len(shape) not in (2, 3) or min(shape[:2]) < 4 or np.prod(shape) != X.shape[1])
         ):
             raise ValueError(
                 f"image_shape={tuple(shape)} must be (H, W) or (H, W, C) with H and W at least 4 "
@@ -371,7 +381,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return sparse.csr_array(X) if sparse.issparse(X) else X
 
     def _plan(self, rows: Rows) -> FitPlan:
-        image_shape = None if self.image_shape is None else tuple(int(n) for n in self.image_shape)
+        image_shape = _image_shape(self.image_shape)
         hidden_sizes = resolve_hidden_sizes(self.hidden_sizes, self.posterior, image_shape)
         spec = ModelSpec(
             n_features=rows.n_features,
@@ -391,7 +401,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             batch_size=batch_size,
             n_epochs=resolve_max_iter(self.max_iter, rows.n_rows, batch_size),
             learning_rate=resolve_learning_rate(self.learning_rate, is_linear),
-            beta=float(self.beta),
+            beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows),
             kl_samples=self.kl_samples if self.kl == "monte_carlo" else 0,
             max_time=self.max_time,
             n_iter_no_change=self.n_iter_no_change if self.early_stopping else None,
@@ -620,7 +630,9 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         ModelFormatError
             Not a sparsecode model, damaged, or of an unknown version. Nothing is ever unpickled.
         """
-        return persistence.load_transformer(cls, path, encoder=encoder, decoder=decoder, device=device)
+        return persistence.load_transformer(
+            cls, path, encoder=encoder, decoder=decoder, device=device
+        )
 
     # -- scikit-learn --------------------------------------------------------------------------
 
@@ -639,8 +651,8 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         # another thing than in training.
         if self._unit_interval and X.dtype != np.uint8 and X.shape[0] and X.max() > _FAR_ABOVE_ONE:
             raise ValueError(
-                f"X is {X.dtype} with values up to {X.max():g}, but fit saw uint8, which is scaled to "
-                "[0, 1]; pass uint8, or divide X by 255"
+                f"X is {X.dtype} with values up to {X.max():g}, but fit saw uint8, which is scaled "
+                "to [0, 1]; pass uint8, or divide X by 255"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -656,6 +668,13 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _image_shape(shape: Sequence[int] | None) -> ImageShape | None:
+    if shape is None:
+        return None
+    height, width, *channels = (int(n) for n in shape)
+    return (height, width, channels[0]) if channels else (height, width)
 
 
 def _draw_seeds(random_state: Any) -> Seeds:

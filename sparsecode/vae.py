@@ -27,7 +27,7 @@ from sparsecode.networks import (
 
 PriorName = Literal["spike_slab", "normal", "laplace"]
 
-# Below this scale, in units of the data's own, a Gaussian likelihood rewards fitting rounding errors.
+# Below this scale, in units of the data's own, a Gaussian likelihood rewards rounding errors.
 MIN_SCALE = 1e-3
 # exp(2·_MAX_LOG_SCALE) bounds the posterior variance: far above the prior's, far below overflow.
 _MAX_LOG_SCALE = 3.0
@@ -145,7 +145,7 @@ class SparseVAE(nn.Module):
             initialise_(self.decoder, generator)
             self._start_at_mean_(mean)
         if self.linear_decoder is not None and isinstance(self.encoder, Encoder):
-            self._tie_(self.linear_decoder)
+            self._tie_(self.encoder, self.linear_decoder)
 
     def _start_at_mean_(self, mean: Tensor) -> None:
         # Bernoulli decoders start from the marginal of each feature; the Gaussian's inputs are
@@ -154,14 +154,14 @@ class SparseVAE(nn.Module):
         if self.spec.likelihood != "gaussian" and isinstance(last, nn.Linear):
             last.bias.copy_(torch.logit(mean, eps=0.01))
 
-    def _tie_(self, decoder: nn.Linear) -> None:
+    def _tie_(self, encoder: Encoder, decoder: nn.Linear) -> None:
         # Random unit directions as dictionary; the encoder starts as its transpose. A code of
         # unit scale then moves the reconstruction by 1/sqrt(L0) of the data's norm.
         directions = nn.functional.normalize(decoder.weight, dim=0)
         l0 = max(1.0, self.spec.n_latents * (1 - self.spec.spike_weight))
         decoder.weight.copy_(directions * math.sqrt(self.spec.n_features / l0))
-        if self.encoder.loc.weight.shape == decoder.weight.T.shape:
-            self.encoder.loc.weight.copy_(directions.T)
+        if encoder.loc.weight.shape == decoder.weight.T.shape:
+            encoder.loc.weight.copy_(directions.T)
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return x (n, d) centred and divided by ``input_scale``."""
@@ -199,9 +199,7 @@ class SparseVAE(nn.Module):
         output = self.decoder(z).float()
         if self.spec.likelihood == "gaussian":
             output = self.input_mean + self.input_scale * output
-        return likelihood_distribution(
-            self.spec.likelihood, output, self.scale * self.input_scale
-        )
+        return likelihood_distribution(self.spec.likelihood, output, self.scale * self.input_scale)
 
     @torch.no_grad()
     def track_scale(self, x: Tensor, mean: Tensor) -> None:
