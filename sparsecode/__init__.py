@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparsecode import diagnostics
     from sparsecode.codes import SparseCodes
     from sparsecode.distributions import SpikeAndSlab
+    from sparsecode.encoding import encode_files, fit_files
     from sparsecode.storage import read_codes, verify_codes, write_codes
     from sparsecode.transformer import SparseVAETransformer
 
@@ -20,11 +21,13 @@ _MODULE_OF = {
     "SparseCodes": "codes",
     "SparseVAETransformer": "transformer",
     "SpikeAndSlab": "distributions",
+    "encode_files": "encoding",
+    "fit_files": "encoding",
     "read_codes": "storage",
     "verify_codes": "storage",
     "write_codes": "storage",
 }
-_SUBMODULES = {"diagnostics", "encoding", "errors", "persistence"}
+_SUBMODULES = {"diagnostics", "encoding", "errors", "persistence", "progress", "storage"}
 
 __all__ = [
     "SparseCodes",
@@ -32,6 +35,8 @@ __all__ = [
     "SpikeAndSlab",
     "__version__",
     "diagnostics",
+    "encode_files",
+    "fit_files",
     "read_codes",
     "verify_codes",
     "write_codes",

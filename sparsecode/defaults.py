@@ -38,8 +38,8 @@ def resolve_likelihood(likelihood: str, rows: Rows) -> LikelihoodName:
         return "bernoulli" if binary and low < high else "gaussian"
     if likelihood != "gaussian" and (low < 0 or high > 1):
         raise ValueError(
-            f"likelihood={likelihood!r} needs data in [0, 1], but X ranges from {low:g} to {high:g}. "
-            "Scale X (sklearn.preprocessing.MinMaxScaler), pass images as uint8, or use "
+            f"likelihood={likelihood!r} needs data in [0, 1], but X ranges from {low:g} to "
+            f"{high:g}. Scale X (sklearn.preprocessing.MinMaxScaler), pass images as uint8, or use "
             "likelihood='gaussian'."
         )
     return "gaussian" if likelihood == "gaussian" else _bernoulli_family(likelihood)

@@ -233,6 +233,28 @@ class GatedNormal(Distribution):
         return torch.where(self.gate > 0, _log_normal(value - self.loc, self.scale), closed)
 
 
+def sample_prior(prior: Distribution, generator: torch.Generator) -> Tensor:
+    """Draw from a `SpikeAndSlab`, or any prior with ``icdf``, never using the global generator.
+
+    Parameters
+    ----------
+    prior : Distribution
+    generator : torch.Generator
+        On the device of ``prior``.
+
+    Returns
+    -------
+    Tensor of shape ``prior.batch_shape``
+    """
+    if isinstance(prior, SpikeAndSlab):
+        return prior.sample(generator=generator)
+    mean = prior.mean
+    uniform = torch.rand(
+        mean.shape, dtype=torch.float64, device=mean.device, generator=generator
+    ).clamp(min=torch.finfo(torch.float64).eps)  # icdf(0) is -inf
+    return prior.icdf(uniform).to(mean.dtype)
+
+
 def likelihood_distribution(name: LikelihoodName, output: Tensor, scale: Tensor) -> Independent:
     """Distribution of x given a decoder's output.
 

@@ -74,7 +74,8 @@ class FitResult:
 
 def new_model(plan: FitPlan, rows: Rows, train: Tensor) -> SparseVAE:
     """Untrained model on the plan's device, its input scaling set from the rows at ``train``."""
-    model = SparseVAE(plan.spec, copy.deepcopy(plan.encoder), copy.deepcopy(plan.decoder))
+    # Copied at once, so that weights shared between them stay shared.
+    model = SparseVAE(plan.spec, *copy.deepcopy((plan.encoder, plan.decoder)))
     mean, variance = moments(rows, train)
     generator = torch.Generator().manual_seed(plan.seeds.weights)
     model.initialise_(mean.cpu(), variance.cpu(), generator)
@@ -101,7 +102,7 @@ def fit_model(
     plan : FitPlan
     rows : Rows
     start : SparseVAE or None
-        Go on from this model, in place.
+        Go on from a copy of this model.
     progress : TrainingProgress
     """
     shuffle = torch.Generator().manual_seed(plan.seeds.split)
@@ -115,7 +116,7 @@ def fit_model(
         n_spared = max(1, int(plan.validation_fraction * rows.n_rows))
     train, held_out = (index[n_spared:], index[:n_spared]) if n_spared else (index, None)
 
-    model = new_model(plan, rows, train) if start is None else start
+    model = new_model(plan, rows, train) if start is None else copy.deepcopy(start)
     trainer = new_trainer(plan, model)
     callback = progress.stage("training", plan.options.n_epochs)
     history = trainer.fit(rows, train, held_out, plan.options, callback)

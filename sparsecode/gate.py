@@ -5,6 +5,7 @@ it exceeds one threshold shared by all latents. During training the threshold fo
 p-quantile of the scores of recent batches; after training it is calibrated on held-out rows.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -101,8 +102,8 @@ class Gate(nn.Module):
 def _sampled_quantile(scores: Tensor, target: Tensor) -> Tensor:
     flat = scores.flatten()
     stride = max(1, flat.numel() // _QUANTILE_SAMPLE)
-    if stride > 1 and scores.shape[1] % stride == 0:
-        stride += 1  # else the stride would visit the same latents in every row
+    while math.gcd(stride, scores.shape[1]) > 1:
+        stride += 1  # else the stride would visit some latents only
     ordered = flat[::stride].sort().values
     position = (target * (len(ordered) - 1)).round().long()
     return ordered.gather(0, position.reshape(1)).squeeze(0)
@@ -130,4 +131,6 @@ def exact_threshold(scores: NDArray[np.floating], spike_weight: float) -> float:
     if n_closed == scores.size:
         return float(scores.max())
     last, first = np.partition(scores, (n_closed - 1, n_closed), axis=None)[n_closed - 1 :][:2]
-    return float(last / 2 + first / 2)
+    middle = last / 2 + first / 2
+    # Between neighbouring floats there is no middle: it rounds to one of them.
+    return float(middle if last <= middle < first else last)

@@ -80,9 +80,17 @@ def as_rows(X: NDArray | sparse.csr_array, device: torch.device) -> Rows:
         Where batches are wanted. Dense data move there whole; CSR matrices and memory maps stay
         on the host.
     """
-    if sparse.issparse(X) or isinstance(X, np.memmap):
+    if sparse.issparse(X) or _is_mapped(X):
         return HostRows(X, device)
     return DenseRows(X, device)
+
+
+def _is_mapped(X: NDArray) -> bool:
+    # Validation hands on a plain view of a memory map.
+    base: Any = X
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    return isinstance(base, np.memmap)
 
 
 def _to_unit_float(rows: Tensor) -> Tensor:

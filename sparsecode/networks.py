@@ -138,7 +138,8 @@ class CustomEncoder(nn.Module):
         if output.shape != (len(x), 2 * self.n_latents):
             raise ValueError(
                 f"encoder must map {tuple(x.shape)} to {(len(x), 2 * self.n_latents)}: "
-                f"n_components means followed by as many log standard deviations; got {tuple(output.shape)}"
+                f"n_components means followed by as many log standard deviations; got "
+                f"{tuple(output.shape)}"
             )
         loc, log_scale = output.chunk(2, dim=1)
         return loc, log_scale
@@ -151,7 +152,7 @@ class CustomEncoder(nn.Module):
 def build_encoder(
     n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
 ) -> Encoder:
-    """Build an encoder of the given widths; convolutional before them when ``image_shape`` is given."""
+    """Build an encoder of the given widths, behind convolutions if ``image_shape`` is given."""
     body, n_hidden = nn.Sequential(), n_features
     if image_shape is not None:
         body, n_hidden = _conv_body(image_shape)

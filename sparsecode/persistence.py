@@ -4,7 +4,9 @@ A file is untrusted until it has been compared, name by name, with what the conf
 must hold: nothing is unpickled, and no code or shape is taken from the file itself.
 """
 
+import copy
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -47,6 +49,7 @@ _CONFIG_KEYS = {
     "history",
     "custom_networks",
     "images",
+    "weights_sha256",
 }
 # Modules and seeds in use are no part of a file; where the model runs is the loader's choice.
 _NOT_STORED = {"encoder", "decoder", "device", "random_state", "verbose"}
@@ -68,9 +71,10 @@ def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[s
         "n_iter": transformer.n_iter_,
         "history": [dataclasses.asdict(record) for record in transformer.history_],
         "custom_networks": transformer.encoder is not None,
-        "images": getattr(transformer, "image_options_", None),
+        "images": transformer.image_options_,
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    config["weights_sha256"] = _sha256(tensors)
     data = save(tensors, metadata={FORMAT: json.dumps(config, allow_nan=False)})
     _write_atomically(Path(path), data)
 
@@ -154,6 +158,42 @@ def read_config(path: str | PathLike[str]) -> dict[str, Any]:
     return config
 
 
+def describe_model(path: str | PathLike[str]) -> dict[str, Any]:
+    """Say what a model file holds, without its weights: parameters, fit and file.
+
+    Errors as for :func:`read_config`.
+    """
+    config = read_config(path)
+    last = config["history"][-1] if config["history"] else {}
+    spec, parameters = config["spec"], config["parameters"]
+    return {
+        "sparsecode_version": config["sparsecode_version"],
+        "n_features": config["n_features_in"],
+        "n_latents": spec["n_latents"],
+        "p": spec["spike_weight"],
+        "posterior": spec["posterior"],
+        "likelihood": spec["likelihood"],
+        "hidden_sizes": spec["hidden_sizes"],
+        "images": config["images"],
+        "n_iter": config["n_iter"],
+        "last_epoch": last,
+        "parameters": parameters,
+        "bytes": Path(path).stat().st_size,
+    }
+
+
+def verify_model(path: str | PathLike[str]) -> list[str]:
+    """Check a model file as loading does; return the problem found, if any."""
+    try:
+        config = read_config(path)
+        tensors = _read_tensors(Path(path), config)
+        if not config["custom_networks"]:
+            _check_tensors(Path(path), tensors, _build(_spec(config["spec"])).state_dict())
+    except (ModelFormatError, ValueError, TypeError, KeyError) as error:
+        return [str(error)]
+    return []
+
+
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -200,11 +240,15 @@ def load_transformer(
     try:
         transformer = cls(**config["parameters"], encoder=encoder, decoder=decoder, device=device)
         transformer._validate_params()
-        model = SparseVAE(_spec(config["spec"]), encoder, decoder)
+        model = _build(_spec(config["spec"]), copy.deepcopy(encoder), copy.deepcopy(decoder))
         _set_attributes(transformer, config)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise ModelFormatError(f"{path}: invalid configuration: {_reason(error)}") from error
-    model.load_state_dict(_load_tensors(path, model))
+    tensors = _read_tensors(path, config)
+    _check_tensors(path, tensors, model.state_dict())
+    # Copies: the tensors read are views of one mapped file.
+    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    model.load_state_dict(own, assign=True)
     transformer.model_ = model.to(transformer._device()).eval()
     return transformer
 
@@ -255,12 +299,22 @@ def _set_attributes(transformer: "SparseVAETransformer", config: dict[str, Any])
     transformer._trainer = None
 
 
-def _load_tensors(path: Path, model: SparseVAE) -> dict[str, Tensor]:
-    expected = model.state_dict()
+def _read_tensors(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ModelFormatError(f"{path} is damaged: {_reason(error)}") from error
+    if _sha256(tensors) != config["weights_sha256"]:
+        raise ModelFormatError(f"{path} is damaged: the weights do not have the stored hash")
+    for name, tensor in tensors.items():
+        # The threshold of a dense model (p = 0) is -inf: nothing is ever closed.
+        dense = name == "gate.threshold" and config["spec"]["spike_weight"] == 0
+        if not dense and not bool(torch.isfinite(tensor).all()):
+            raise ModelFormatError(f"{path}: tensor {name} has values that are not finite")
+    return tensors
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     if set(tensors) != set(expected):
         differing = sorted(set(tensors) ^ set(expected))[:5]
         raise ModelFormatError(f"{path}: tensors missing or unknown: {differing}")
@@ -271,8 +325,20 @@ def _load_tensors(path: Path, model: SparseVAE) -> dict[str, Tensor]:
                 f"{path}: tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, but the "
                 f"configuration asks for {wanted.dtype} {tuple(wanted.shape)}"
             )
-        # The threshold of a dense model (p = 0) is -inf: nothing is ever closed.
-        dense = name == "gate.threshold" and model.spec.spike_weight == 0
-        if not dense and not bool(torch.isfinite(tensor).all()):
-            raise ModelFormatError(f"{path}: tensor {name} has values that are not finite")
-    return tensors
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _build(
+    spec: ModelSpec, encoder: nn.Module | None = None, decoder: nn.Module | None = None
+) -> SparseVAE:
+    # On the meta device nothing is allocated, however large the sizes that a file claims.
+    with torch.device("meta"):
+        return SparseVAE(spec, encoder, decoder)

@@ -1,11 +1,24 @@
-"""Progress of training, for people: one line on stderr, animated only on a terminal."""
+"""Progress for people: one line on stderr, animated only on a terminal."""
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
-from sparsecode.trainer import EpochRecord, ProgressCallback
+if TYPE_CHECKING:  # the command line shows tables without waiting for torch
+    from sparsecode.trainer import EpochRecord, ProgressCallback
 
 
 class TrainingProgress:
@@ -46,14 +59,14 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def stage(self, name: str, n_epochs: int) -> ProgressCallback | None:
+    def stage(self, name: str, n_epochs: int) -> "ProgressCallback | None":
         """Start a stage ("training", "calibrating 1/4") and return its callback."""
         if not self.verbose:
             return None
         task = self._bar.add_task(name, total=None, figures="")
         last_part = 0
 
-        def update(step: int, n_steps: int, record: EpochRecord | None) -> None:
+        def update(step: int, n_steps: int, record: "EpochRecord | None") -> None:
             nonlocal last_part
             self._bar.update(task, completed=step, total=n_steps)
             if record is None:
@@ -69,10 +82,59 @@ class TrainingProgress:
         return update
 
 
-def _figures(record: EpochRecord) -> str:
+class EncodingProgress:
+    """Context manager around an encoding; call it with rows done, rows listed and failures."""
+
+    def __init__(self, shown: bool, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("encoding"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not shown or not self.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "EncodingProgress":
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, listed: int, failed: int) -> None:
+        """Show how far the encoding is."""
+        if self._task is None:  # started late: training has a line of its own before
+            self._bar.start()
+            self._task = self._bar.add_task("", total=listed, failed="")
+        self._bar.update(
+            self._task, completed=done + failed, failed=f"{failed} failed" if failed else ""
+        )
+
+
+def _figures(record: "EpochRecord") -> str:
     speed = record.n_samples / max(record.seconds, 1e-9)
     return (
         f"epoch {record.epoch}  loss {record.loss:.1f}  rate {record.rate:.1f}  "
         f"distortion {record.distortion:.1f}  density {record.density:.3f}  "
         f"dead {record.dead}  {speed:,.0f}/s"
     )
+
+
+def print_rows(rows: Mapping[str, str], stderr: bool = False) -> None:
+    """Print names and values as a two-column table, on stdout unless ``stderr``."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    Console(stderr=stderr, highlight=False).print(table)

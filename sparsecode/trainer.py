@@ -304,12 +304,14 @@ class Trainer:
         """Mean loss on rows at ``index`` with the same noise every time."""
         generator = torch.Generator(index.device).manual_seed(_VALIDATION_SEED)
         total = 0.0
+        self.model.eval()
         for part in index.split(_VALIDATION_CHUNK):
             x = rows.batch(part)
             q = self.model.encode(x)
             likelihood = self.model.decode(q.rsample(generator=generator))
             terms = elbo_terms(self.model, x, q, likelihood)
             total += float((terms.distortion + options.beta * terms.rate_slab).sum())
+        self.model.train()
         return total / len(index)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import sqrt
 from numbers import Integral, Real
 from os import PathLike
@@ -35,7 +35,7 @@ from sparsecode.defaults import (
     resolve_max_iter,
 )
 from sparsecode.device import matmul_precision, resolve_device
-from sparsecode.distributions import SpikeAndSlab
+from sparsecode.distributions import sample_prior
 from sparsecode.elbo import iwae_bound
 from sparsecode.fitting import FitPlan, Seeds, fit_model, new_model, new_trainer
 from sparsecode.loader import Rows, as_rows, chunks
@@ -51,6 +51,8 @@ _BOUND_SEED = 0
 # Values in [0, 1] may be noisy; beyond this they are not pixels scaled to [0, 1].
 _FAR_ABOVE_ONE = 2.0
 _TRANSFORM_ROWS = 4096
+# Fields of ModelSpec that users know by another name.
+_PARAMETER = {"n_latents": "n_components", "spike_weight": "p"}
 
 
 class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -144,6 +146,8 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         likelihoods). Only with a linear decoder.
     mean_ : ndarray of shape (n_features_in_,)
         Mean of the training rows.
+    image_options_ : dict or None
+        How the command line read the images that it trained on; None for arrays.
     n_features_in_ : int
         d.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -206,6 +210,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     model_: SparseVAE
     history_: list[EpochRecord]
+    image_options_: dict[str, Any] | None
     _trainer: Trainer | None
 
     def __init__(
@@ -295,10 +300,14 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         FitInterruptedWarning
             Ctrl-C ended training early; the model so far is kept.
         """
-        rows = self._fit_rows(X, reset=True)
         start = self.model_ if self.warm_start and hasattr(self, "model_") else None
+        rows = self._fit_rows(X, reset=start is None, ensure_min_samples=2)
+        plan = self._plan(rows)
+        if start is not None:
+            _check_same_model(start.spec, plan.spec)
+        self.image_options_ = None
         with TrainingProgress(self.verbose) as progress:
-            result = fit_model(self._plan(rows), rows, start, progress)
+            result = fit_model(plan, rows, start, progress)
         self.model_, self.history_, self.density_ = result.model, result.history, result.density
         self.n_iter_ = len(self.history_)
         self._trainer = None
@@ -322,27 +331,33 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self : SparseVAETransformer
         """
         is_first = not hasattr(self, "model_")
-        rows = self._fit_rows(X, reset=is_first)
+        rows = self._fit_rows(X, reset=is_first, ensure_min_samples=2 if is_first else 1)
         plan = self._plan(rows)
+        if not is_first:
+            _check_same_model(self.model_.spec, plan.spec)
         index = torch.arange(rows.n_rows, device=plan.device)
         if is_first:
             self.model_ = new_model(plan, rows, index)
-            self.history_, self.n_iter_ = [], 0
-        if getattr(self, "_trainer", None) is None:
-            self._trainer = new_trainer(plan, self.model_)
+            self.history_, self.n_iter_, self.image_options_ = [], 0, None
+        trainer = getattr(self, "_trainer", None) or new_trainer(plan, self.model_)
         options = replace(plan.options, n_epochs=1, constant=True, n_iter_no_change=None)
-        self.history_ = self.history_ + self._trainer.fit(rows, index, None, options)
-        self.density_ = self.history_[-1].density
-        self.n_iter_ += 1
+        self.history_ = self.history_ + trainer.fit(rows, index, None, options)
+        self._trainer = trainer
+        if self.history_:  # empty after Ctrl-C in the first chunk
+            self.density_ = self.history_[-1].density
+        self.n_iter_ = len(self.history_)
         return self
 
-    def _fit_rows(self, X: ArrayLike | Matrix, reset: bool) -> Rows:
+    def _fit_rows(self, X: ArrayLike | Matrix, reset: bool, ensure_min_samples: int) -> Rows:
         self._check_combinations()
-        X = self._validate(X, reset=reset, ensure_min_samples=2 if reset else 1)
+        X = self._validate(X, reset=reset, ensure_min_samples=ensure_min_samples)
         rows = as_rows(X, self._device())
         if reset:
             self.likelihood_ = resolve_likelihood(self.likelihood, rows)
             self._unit_interval = X.dtype == np.uint8
+        else:
+            self._check_scaling(X)
+            resolve_likelihood(self.likelihood_, rows)  # refuses values out of its range
         return rows
 
     def _device(self) -> torch.device:
@@ -357,6 +372,13 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if (self.encoder is None) != (self.decoder is None):
             missing = "decoder" if self.decoder is None else "encoder"
             raise ValueError(f"encoder and decoder go together, but {missing} is None; give both")
+        if not isinstance(self.hidden_sizes, str) and not all(
+            isinstance(size, Integral) and size >= 1 for size in self.hidden_sizes
+        ):
+            raise ValueError(
+                f"hidden_sizes={self.hidden_sizes!r} must be 'auto' or integers of at least 1, the "
+                "widths of the hidden layers; () is linear"
+            )
 
     def _validate(self, X: Any, *, reset: bool, ensure_min_samples: int = 1) -> Matrix:
         X = validate_data(
@@ -372,7 +394,12 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if (
             reset
             and shape is not None
-            and (len(shape) not in (2, 3) or min(shape[:2]) < 4 or np.prod(shape) != X.shape[1])
+            and (
+                len(shape) not in (2, 3)
+                or not all(isinstance(size, Integral) for size in shape)
+                or min(shape[:2]) < 4
+                or np.prod(shape) != X.shape[1]
+            )
         ):
             raise ValueError(
                 f"image_shape={tuple(shape)} must be (H, W) or (H, W, C) with H and W at least 4 "
@@ -509,16 +536,23 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         -------
         bound : ndarray of shape (n_samples,)
             Nats per sample.
+
+        Raises
+        ------
+        ValueError
+            Data outside the likelihood's range.
         """
-        model = self._fitted()
+        rows = self._rows(X)
+        resolve_likelihood(self.likelihood_, rows)  # refuses values out of its range
+        # In float64 a row's gate, and so its bound, do not depend on the rows beside it.
+        model = copy.deepcopy(self.model_).double()
         generator = torch.Generator().manual_seed(_BOUND_SEED)
         noise = torch.randn(_IMPORTANCE_SAMPLES, model.spec.n_latents, generator=generator)
-        noise = noise.to(model.scale.device)
-        with matmul_precision(tf32=False):
-            parts = [
-                iwae_bound(model, x, noise).double().cpu().numpy()
-                for x in chunks(self._rows(X), _TRANSFORM_ROWS)
-            ]
+        noise = noise.to(model.scale)
+        parts = [
+            iwae_bound(model, x.double(), noise).cpu().numpy()
+            for x in chunks(rows, _TRANSFORM_ROWS)
+        ]
         return np.concatenate(parts)
 
     def score(self, X: ArrayLike | Matrix, y: Any = None) -> float:
@@ -552,8 +586,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
         generator = torch.Generator(model.scale.device).manual_seed(int(seed))
         shape = (int(n_samples), model.spec.n_latents)
-        z = model.prior().expand(shape)
-        draws = z.sample(generator=generator) if isinstance(z, SpikeAndSlab) else z.sample()
+        draws = sample_prior(model.prior().expand(shape), generator)
         return self.inverse_transform(draws.cpu().numpy())
 
     # -- attributes ----------------------------------------------------------------------------
@@ -654,6 +687,11 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 f"X is {X.dtype} with values up to {X.max():g}, but fit saw uint8, which is scaled "
                 "to [0, 1]; pass uint8, or divide X by 255"
             )
+        if X.dtype == np.uint8 and not self._unit_interval and self.mean_.max() > _FAR_ABOVE_ONE:
+            raise ValueError(
+                f"X is uint8, which is scaled to [0, 1], but fit saw floats with a mean of up to "
+                f"{self.mean_.max():g}; pass floats in the units of fit"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -668,6 +706,17 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _check_same_model(old: ModelSpec, new: ModelSpec) -> None:
+    for field in fields(ModelSpec):
+        before, now = getattr(old, field.name), getattr(new, field.name)
+        if before != now and field.name != "usage_balance":
+            raise ValueError(
+                f"{_PARAMETER.get(field.name, field.name)} was {before!r} when this model was "
+                f"first trained and is {now!r} now; training cannot go on from it. Set it back, or "
+                "fit anew (warm_start=False, or clone the estimator)."
+            )
 
 
 def _image_shape(shape: Sequence[int] | None) -> ImageShape | None:

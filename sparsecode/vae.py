@@ -35,6 +35,10 @@ _MIN_LOG_SCALE = -10.0
 _SCALE_DECAY = 0.9
 
 
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """All that is needed to build the network, as plain values.
@@ -184,9 +188,10 @@ class SparseVAE(nn.Module):
         return self.posterior(loc, scale)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation behind the gate, each (n, k), in float32."""
+        """Mean and standard deviation behind the gate, each (n, k), in float32 or wider."""
         loc, log_scale = self.encoder(self.standardise(x))
-        return loc.float(), log_scale.float().clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE).exp()
+        log_scale = _at_least_float32(log_scale).clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE)
+        return _at_least_float32(loc), log_scale.exp()
 
     def posterior(self, loc: Tensor, scale: Tensor) -> GatedNormal:
         """Gate the heads' output as ``posterior`` asks for."""
@@ -196,7 +201,12 @@ class SparseVAE(nn.Module):
 
     def decode(self, z: Tensor) -> Independent:
         """Likelihood p(x | z) for latents (n, k), over rows (n, d) in the units of the data."""
-        output = self.decoder(z).float()
+        output = _at_least_float32(self.decoder(z))
+        if output.shape != (len(z), self.spec.n_features):
+            raise ValueError(
+                f"decoder must map {tuple(z.shape)} to {(len(z), self.spec.n_features)}, one value "
+                f"per feature; got {tuple(output.shape)}"
+            )
         if self.spec.likelihood == "gaussian":
             output = self.input_mean + self.input_scale * output
         return likelihood_distribution(self.spec.likelihood, output, self.scale * self.input_scale)
