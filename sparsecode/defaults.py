@@ -19,7 +19,7 @@ _MIN_BATCH, _BATCH, _MAX_BATCH = 16, 256, 4096
 _BATCHES = 40
 # Steps in one epoch above which batches grow: tens of millions of rows take few epochs.
 _STEPS_PER_EPOCH = 4000
-# Fewer rows than this want more weight on the rate, up to three times.
+# Fewer rows than this want more regularisation: weight decay, and up to three times the rate.
 _MANY_ROWS = 12_000
 _MAX_BETA = 3.0
 USAGE_BALANCE = 0.3
@@ -67,6 +67,11 @@ def resolve_beta(beta: str | float, posterior: PosteriorName, p: float, n_rows: 
     if posterior == "gaussian" or p == 0:
         return 1.0
     return min(_MAX_BETA, max(1.0, _MANY_ROWS / n_rows))
+
+
+def resolve_weight_decay(n_rows: int) -> float:
+    """Decoupled weight decay, as a multiple of the learning rate: 12,000 / n_rows, at most 1."""
+    return min(1.0, _MANY_ROWS / n_rows)
 
 
 def resolve_batch_size(batch_size: str | int, n_rows: int) -> int:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,9 @@ class TrainingOptions:
     n_epochs : int
         Passes over the training rows.
     learning_rate : float
-        Peak of Adam's step size.
+        Peak of AdamW's step size.
+    weight_decay : float
+        Of AdamW: each step shrinks the weights by the product of the two.
     beta : float
         Weight of the rate in the loss; 1 is the ELBO.
     kl_samples : int
@@ -65,6 +68,7 @@ class TrainingOptions:
     batch_size: int
     n_epochs: int
     learning_rate: float
+    weight_decay: float
     beta: float
     kl_samples: int = 0
     constant: bool = False
@@ -135,8 +139,8 @@ class Trainer:
         device = model.scale.device
         self.learning_rate = torch.zeros((), device=device)
         self.target = torch.zeros((), device=device)
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), fused=True
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(model), lr=self.learning_rate, betas=(0.9, 0.99), fused=True
         )
         self.steps_since_fired = torch.zeros(model.spec.n_latents, device=device)
         self.n_steps = 0
@@ -273,6 +277,7 @@ class Trainer:
     def _set_schedule(self, run: "_Run") -> None:
         done = _MIDDLE if run.options.constant else run.progress()
         self._dead_after = min(_DEAD_AFTER, max(20, run.n_steps // run.options.n_epochs))
+        self.optimizer.param_groups[0]["weight_decay"] = run.options.weight_decay
         self.learning_rate.fill_(run.options.learning_rate * _warm_up_cosine(done))
         self.target.fill_(self.model.spec.spike_weight * min(1.0, done / _ANNEAL))
 
@@ -313,6 +318,15 @@ class Trainer:
             total += float((terms.distortion + options.beta * terms.rate_slab).sum())
         self.model.train()
         return total / len(index)
+
+
+def _parameter_groups(model: SparseVAE) -> list[dict[str, Any]]:
+    """Weights, which decay, and biases, which do not: among them the posterior's log scale."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def _warm_up_cosine(done: float) -> float:

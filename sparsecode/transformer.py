@@ -33,6 +33,7 @@ from sparsecode.defaults import (
     resolve_learning_rate,
     resolve_likelihood,
     resolve_max_iter,
+    resolve_weight_decay,
 )
 from sparsecode.device import matmul_precision, resolve_device
 from sparsecode.distributions import sample_prior
@@ -101,7 +102,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     batch_size : "auto" or int, default="auto"
         Rows in a step.
     learning_rate : "auto" or float, default="auto"
-        Peak of the step size of Adam, reached after a warm-up and followed by a cosine decay.
+        Peak of the step size of AdamW, reached after a warm-up and followed by a cosine decay.
     max_time : float, default=None
         Seconds after which training ends; the learning rate decays in time for it.
     early_stopping : bool, default=False
@@ -428,6 +429,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             batch_size=batch_size,
             n_epochs=resolve_max_iter(self.max_iter, rows.n_rows, batch_size),
             learning_rate=resolve_learning_rate(self.learning_rate, is_linear),
+            weight_decay=resolve_weight_decay(rows.n_rows),
             beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows),
             kl_samples=self.kl_samples if self.kl == "monte_carlo" else 0,
             max_time=self.max_time,
