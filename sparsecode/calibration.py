@@ -13,9 +13,9 @@ from sparsecode.gate import exact_threshold
 from sparsecode.loader import Rows
 from sparsecode.vae import SparseVAE
 
-# The zero fraction of a row has a standard deviation of .01 to .06 over rows, so 300 held-out rows
-# place p within .0035 (one standard error). Fewer than 100 are too few: then folds are crossed.
-_ENOUGH = 300
+# The zero fraction of a row has a standard deviation of .01 to .06 over rows, so 500 held-out rows
+# place p within .003 (one standard error). Fewer than 100 are too few: then folds are crossed.
+_ENOUGH = 500
 _TOO_FEW = 100
 _MAX_FRACTION = 0.25
 N_FOLDS = 5

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -70,19 +70,30 @@ class OnError(StrEnum):
     fail = "fail"
 
 
-def _size(text: str) -> tuple[int, int]:
+class ImageSize(NamedTuple):
+    """Value of ``--size``."""
+
+    height: int
+    width: int
+
+
+class Widths(tuple[int, ...]):
+    """Value of ``--hidden-sizes``."""
+
+
+def _size(text: str) -> ImageSize:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"{text!r} is not a size: use 28, or WIDTHxHEIGHT such as 64x48")
-    return int(parts[-1]), int(parts[0])  # (height, width)
+    return ImageSize(height=int(parts[-1]), width=int(parts[0]))
 
 
-def _widths(text: str) -> list[int]:
+def _widths(text: str) -> Widths:
     if text in ("linear", ""):
-        return []
+        return Widths()
     if not all(part.strip().isdigit() for part in text.split(",")):
         raise typer.BadParameter(f"{text!r} is not a list of widths: use 512,256, or linear")
-    return [int(part) for part in text.split(",")]
+    return Widths(int(part) for part in text.split(","))
 
 
 MODEL, IMAGES, RUN = "Model", "Images", "Running"
@@ -91,50 +102,50 @@ Inputs = Annotated[
 ]
 P = Annotated[
     float | None,
-    typer.Option("--p", help="Fraction of exact zeros. [default: 0.8]", rich_help_panel=MODEL),
+    typer.Option("--p", help="Fraction of exact zeros. (default: 0.8)", rich_help_panel=MODEL),
 ]
 NComponents = Annotated[
     int | None,
     typer.Option(
-        "--n-components", "-k", help="Number of latents. [default: 256]", rich_help_panel=MODEL
+        "--n-components", "-k", help="Number of latents. (default: 256)", rich_help_panel=MODEL
     ),
 ]
 PosteriorOption = Annotated[
     Posterior | None,
-    typer.Option("--posterior", help="[default: spike_slab]", rich_help_panel=MODEL),
+    typer.Option("--posterior", help="(default: spike_slab)", rich_help_panel=MODEL),
 ]
 LikelihoodOption = Annotated[
-    Likelihood | None, typer.Option("--likelihood", help="[default: auto]", rich_help_panel=MODEL)
+    Likelihood | None, typer.Option("--likelihood", help="(default: auto)", rich_help_panel=MODEL)
 ]
 Beta = Annotated[
     float | None,
-    typer.Option("--beta", help="Weight of the rate. [default: auto]", rich_help_panel=MODEL),
+    typer.Option("--beta", help="Weight of the rate. (default: auto)", rich_help_panel=MODEL),
 ]
 HiddenSizes = Annotated[
-    list[int] | None,
+    Widths | None,
     typer.Option(
         "--hidden-sizes",
         metavar="W,W,...",
         parser=_widths,
         rich_help_panel=MODEL,
-        help="Widths of hidden layers, or 'linear'. [default: auto]",
+        help="Widths of hidden layers, or 'linear'. (default: auto)",
     ),
 ]
 Convolutional = Annotated[
     bool, typer.Option("--convolutional", help="Convolutional networks.", rich_help_panel=MODEL)
 ]
 MaxIter = Annotated[
-    int | None, typer.Option("--max-iter", help="Epochs. [default: auto]", rich_help_panel=MODEL)
+    int | None, typer.Option("--max-iter", help="Epochs. (default: auto)", rich_help_panel=MODEL)
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        "--batch-size", help="Rows in a training step. [default: auto]", rich_help_panel=MODEL
+        "--batch-size", help="Rows in a training step. (default: auto)", rich_help_panel=MODEL
     ),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--learning-rate", help="[default: auto]", rich_help_panel=MODEL),
+    typer.Option("--learning-rate", help="(default: auto)", rich_help_panel=MODEL),
 ]
 MaxTime = Annotated[
     float | None,
@@ -147,23 +158,23 @@ EarlyStopping = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", help="Random state. [default: 0]", rich_help_panel=MODEL)
+    int | None, typer.Option("--seed", help="Random state. (default: 0)", rich_help_panel=MODEL)
 ]
 Size = Annotated[
-    tuple[int, int] | None,
+    ImageSize | None,
     typer.Option(
         "--size",
         metavar="N|WxH",
         parser=_size,
         rich_help_panel=IMAGES,
-        help="Resize images. [default: the commonest size, at most 64]",
+        help="Resize images. (default: the commonest size, at most 64)",
     ),
 ]
 Channels = Annotated[
     int | None,
     typer.Option(
         "--channels",
-        help="1 grey, 3 colour. [default: as the images]",
+        help="1 grey, 3 colour. (default: as the images)",
         min=1,
         max=3,
         rich_help_panel=IMAGES,

@@ -75,7 +75,9 @@ class FitResult:
 def new_model(plan: FitPlan, rows: Rows, train: Tensor) -> SparseVAE:
     """Untrained model on the plan's device, its input scaling set from the rows at ``train``."""
     # Copied at once, so that weights shared between them stay shared.
-    model = SparseVAE(plan.spec, *copy.deepcopy((plan.encoder, plan.decoder)))
+    own = copy.deepcopy((plan.encoder, plan.decoder))
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights when they are made
+        model = SparseVAE(plan.spec, *own)
     mean, variance = moments(rows, train)
     generator = torch.Generator().manual_seed(plan.seeds.weights)
     model.initialise_(mean.cpu(), variance.cpu(), generator)

@@ -65,6 +65,8 @@ class TrainingProgress:
             return None
         task = self._bar.add_task(name, total=None, figures="")
         last_part = 0
+        if self._bar.disable:
+            self.console.print(f"{name} for {n_epochs} epochs", highlight=False)
 
         def update(step: int, n_steps: int, record: "EpochRecord | None") -> None:
             nonlocal last_part
@@ -76,7 +78,7 @@ class TrainingProgress:
             part = (10 if name == "training" else 1) * step // n_steps
             if self._bar.disable and part > last_part:
                 last_part = part
-                line = f"{name} for {n_epochs} epochs: {_figures(record)}"
+                line = f"{name}: {_figures(record)}"
                 self.console.print(line, highlight=False, soft_wrap=True)
 
         return update

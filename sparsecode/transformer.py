@@ -108,7 +108,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     early_stopping : bool, default=False
         Hold out rows, stop when their loss no longer falls, and keep the best epoch.
     validation_fraction : float, default=0.1
-        Fraction of rows held out, for the threshold and for early stopping; raised to 300 rows or
+        Fraction of rows held out, for the threshold and for early stopping; raised to 500 rows or
         a quarter of them, whichever is less. Below 400 rows none are spared: the threshold is
         cross-fitted on all rows (five further fits).
     n_iter_no_change : int, default=10
