@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 PosteriorName = Literal["spike_slab", "gaussian"]
 
+# Half of the latents of a symmetric encoder are positive, so a gate that closes fewer than half
+# must let negative ones pass, and close the small ones rather than the most negative.
+_SIGNED_BELOW = 0.5
 # The running quantile looks at this many scores of a batch at most: its standard error in density
 # is then below 0.8 %, and the running mean divides that by four.
 _QUANTILE_SAMPLE = 4096
@@ -32,8 +35,9 @@ class Gate(nn.Module):
     spike_weight : float
         p in [0, 1): the fraction of latents to close. With 0 the gate is always open.
     posterior : {"spike_slab", "gaussian"}
-        The score is ``loc`` divided by a power of the latent's usage ("spike_slab"), or
-        ``abs(loc)`` ("gaussian"), of which the slab responsibility is an increasing function.
+        For "gaussian" the score is ``abs(loc)``, of which the slab responsibility is an
+        increasing function. For "spike_slab" it is divided by a power of the latent's usage, and
+        from p = 1/2 on it is ``loc`` instead, so that codes are positive.
     usage_balance : float
         Power of the usage by which scores are divided: latents that fire often must score higher.
         0 switches the balance off.
@@ -55,14 +59,17 @@ class Gate(nn.Module):
 
     def scores(self, loc: Tensor) -> Tensor:
         """Scores of shape (n, k), comparable between latents."""
-        if self.posterior == "gaussian":
-            return loc.abs()
-        return loc * self.gain.to(loc.dtype)
+        return (loc.abs() if self.is_signed else loc) * self.gain.to(loc.dtype)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether latents of either sign can pass the gate."""
+        return self.posterior == "gaussian" or self.spike_weight < _SIGNED_BELOW
 
     @property
     def gain(self) -> Tensor:
         """Factor (k,) from ``loc`` to score: (usage / mean usage) ** -usage_balance."""
-        if self.usage_balance == 0 or self.spike_weight == 0:
+        if self.posterior == "gaussian" or self.spike_weight == 0:
             return torch.ones_like(self.usage)
         # A latent that never fires would get an infinite gain; 1 % of the mean is the floor.
         relative = (self.usage / (1.0 - self.spike_weight)).clamp(min=0.01)

@@ -73,7 +73,10 @@ def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[s
         "custom_networks": transformer.encoder is not None,
         "images": transformer.image_options_,
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    # Copied, for own networks may share weights, which the format does not know.
+    tensors = {
+        name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()
+    }
     config["weights_sha256"] = _sha256(tensors)
     data = save(tensors, metadata={FORMAT: json.dumps(config, allow_nan=False)})
     _write_atomically(Path(path), data)
@@ -240,15 +243,15 @@ def load_transformer(
     try:
         transformer = cls(**config["parameters"], encoder=encoder, decoder=decoder, device=device)
         transformer._validate_params()
-        model = _build(_spec(config["spec"]), copy.deepcopy(encoder), copy.deepcopy(decoder))
+        model = _build(_spec(config["spec"]), *copy.deepcopy((encoder, decoder)))
         _set_attributes(transformer, config)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise ModelFormatError(f"{path}: invalid configuration: {_reason(error)}") from error
     tensors = _read_tensors(path, config)
     _check_tensors(path, tensors, model.state_dict())
     # Copies: the tensors read are views of one mapped file.
-    own = {name: tensor.clone() for name, tensor in tensors.items()}
-    model.load_state_dict(own, assign=True)
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    model.load_state_dict(copies, assign=encoder is None)
     transformer.model_ = model.to(transformer._device()).eval()
     return transformer
 
@@ -339,6 +342,8 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
 def _build(
     spec: ModelSpec, encoder: nn.Module | None = None, decoder: nn.Module | None = None
 ) -> SparseVAE:
+    if encoder is not None:
+        return SparseVAE(spec, encoder, decoder)
     # On the meta device nothing is allocated, however large the sizes that a file claims.
     with torch.device("meta"):
-        return SparseVAE(spec, encoder, decoder)
+        return SparseVAE(spec)

@@ -340,6 +340,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if is_first:
             self.model_ = new_model(plan, rows, index)
             self.history_, self.n_iter_, self.image_options_ = [], 0, None
+            self.density_ = 1.0 - self.p
         trainer = getattr(self, "_trainer", None) or new_trainer(plan, self.model_)
         options = replace(plan.options, n_epochs=1, constant=True, n_iter_no_change=None)
         self.history_ = self.history_ + trainer.fit(rows, index, None, options)

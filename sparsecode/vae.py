@@ -239,9 +239,9 @@ class SparseVAE(nn.Module):
     def inclusion_proba(self, x: Tensor) -> Tensor:
         """P(z != 0 | x), (n, k).
 
-        For the gated posterior, the probability that a posterior draw clears the gate, which is
-        above 1/2 exactly where the code is not zero; for the Gaussian one with a spike-and-slab
-        prior, the expected responsibility of the slab.
+        For the gated posterior, the probability that a posterior draw clears the gate on the side
+        of its mean, which is above 1/2 exactly where the code is not zero; for the Gaussian one
+        with a spike-and-slab prior, the expected responsibility of the slab.
         """
         loc, scale = self.heads(x)
         spec = self.spec
