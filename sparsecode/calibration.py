@@ -13,8 +13,8 @@ from sparsecode.gate import exact_threshold
 from sparsecode.loader import Rows
 from sparsecode.vae import SparseVAE
 
-# The zero fraction of a row has a standard deviation of .01 to .06 over rows, so 500 held-out rows
-# place p within .003 (one standard error). Fewer than 100 are too few: then folds are crossed.
+# The zero fraction of a row has a standard deviation of .01 to .1 over rows, so 500 held-out rows
+# place p within .0045 (one standard error) at worst. Fewer than 100 are too few: folds are crossed.
 _ENOUGH = 500
 _TOO_FEW = 100
 _MAX_FRACTION = 0.25

@@ -91,7 +91,7 @@ def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
 
 
 def resolve_learning_rate(learning_rate: str | float, is_linear: bool) -> float:
-    """4e-3 for linear networks, 1e-3 for deeper ones."""
+    """4e-3 for linear networks, 2e-3 for deeper ones."""
     if not isinstance(learning_rate, str):
         return float(learning_rate)
-    return 4e-3 if is_linear else 1e-3
+    return 4e-3 if is_linear else 2e-3

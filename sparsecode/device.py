@@ -5,6 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
+# Multiply-adds in one pass of a batch under which a second thread costs more than it brings; on a
+# machine that is busy with other things, threads that wait for each other cost many times more.
+_WORTH_SHARING = 1 << 26
+
 
 def resolve_device(device: str) -> torch.device:
     """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there.
@@ -20,6 +24,8 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device={device!r} is unknown; use 'auto', 'cpu' or 'cuda'") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} is not supported; use 'auto', 'cpu' or 'cuda'")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}, but torch sees no GPU; use 'auto' or 'cpu'")
     return resolved
@@ -47,3 +53,21 @@ def matmul_precision(tf32: bool) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def threads_for(multiply_adds: int) -> Iterator[None]:
+    """Use one thread within the block if a batch is too little work to share.
+
+    Parameters
+    ----------
+    multiply_adds : int
+        Of one pass of a batch through the encoder.
+    """
+    before = torch.get_num_threads()
+    if multiply_adds < _WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

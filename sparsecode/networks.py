@@ -20,10 +20,14 @@ _CHANNELS = (32, 64)
 
 
 def initialise_(module: nn.Module, generator: torch.Generator | None) -> None:
-    """Fill every linear and convolutional layer in place: Kaiming-uniform weights, zero biases."""
+    """Fill every linear and convolutional layer in place: uniform weights, zero biases.
+
+    Weights lie within 1 / sqrt(fan-in), as torch's layers do by default: a wider start of the head
+    for the means makes the first epochs costly.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

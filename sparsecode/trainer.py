@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsecode.device import matmul_precision
+from sparsecode.device import matmul_precision, threads_for
 from sparsecode.distributions import GatedNormal
 from sparsecode.elbo import ElboTerms, elbo_terms
 from sparsecode.errors import FitInterruptedWarning, TrainingDivergedError
@@ -183,10 +183,11 @@ class Trainer:
         run = _Run(options, n_steps=options.n_epochs * (len(train) // options.batch_size))
         history: list[EpochRecord] = []
         best = _Best(options)
+        work = options.batch_size * self.model.multiply_adds_per_row
         self.model.train()
         try:
             for _ in range(options.n_epochs):
-                with matmul_precision(tf32=True):
+                with matmul_precision(tf32=True), threads_for(work):
                     record = self.run_epoch(rows, train, validation, run, progress)
                 history.append(record)
                 if best.should_stop(record, self.model) or run.is_over():

@@ -126,6 +126,12 @@ class SparseVAE(nn.Module):
             return layer if isinstance(layer, nn.Linear) else None
         return self.decoder if isinstance(self.decoder, nn.Linear) else None
 
+    @property
+    def multiply_adds_per_row(self) -> int:
+        """Weights that a row meets in the encoder; convolutions meet each of theirs often."""
+        n_weights = sum(weight.numel() for weight in self.encoder.parameters())
+        return n_weights if self.spec.image_shape is None else n_weights * self.spec.n_features
+
     @torch.no_grad()
     def initialise_(
         self, mean: Tensor, variance: Tensor, generator: torch.Generator | None = None

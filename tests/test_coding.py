@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from test_vae import model
+from torch import nn
+
+from sparsecode.coding import Coder, to_csr
+
+
+@pytest.fixture
+def x():
+    return torch.rand(40, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("posterior", ["spike_slab", "gaussian"])
+def test_a_code_is_the_mean_where_the_score_clears_the_threshold(posterior, x):
+    vae = model(posterior=posterior).eval()
+    vae.gate.threshold.fill_(0.1)
+    codes = Coder(vae)(x)
+    loc = vae.encode(x).loc.detach()
+    score = loc.abs() if posterior == "gaussian" else loc
+    torch.testing.assert_close(codes, torch.where(score > 0.1, loc, 0.0))
+    assert 0 < (codes == 0).sum() < codes.numel()
+    assert codes.dtype == torch.float32
+    assert not codes.requires_grad
+
+
+class Rounds(nn.Module):
+    """Encoder whose float32 output is off by what depends on the batch, as a product's may be."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def mean(self, x):
+        loc = self.encoder.mean(x)
+        if x.dtype == torch.float32:
+            loc = loc + 2e-6 * (1 if len(x) == 1 else -1)
+        return loc
+
+
+@pytest.mark.parametrize("posterior", ["spike_slab", "gaussian"])
+def test_a_score_within_rounding_of_the_threshold_falls_on_one_side(posterior, x):
+    vae = model(posterior=posterior).eval()
+    exact = vae.double().encode(x.double()).loc.detach()[0]
+    vae.float()
+    vae.encoder = Rounds(vae.encoder)
+    for j in range(4):
+        for error in (-1e-6, 1e-6):
+            score = exact[j].abs() if posterior == "gaussian" else exact[j]
+            vae.gate.threshold.copy_(score + error)
+            coder = Coder(vae)
+            together, alone = coder(x), torch.cat([coder(row[None]) for row in x])
+            assert torch.equal(together == 0, alone == 0)
+            assert (together[0, j] != 0).item() == (score > vae.gate.threshold.double()).item()
+            torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_compressed_codes_hold_the_non_zeros_only():
+    codes = torch.tensor([[0.0, 1.5, 0.0], [0.0, 0.0, 0.0], [-2.0, 0.0, 3.0]])
+    matrix = to_csr(codes)
+    assert isinstance(matrix, sparse.csr_array)
+    assert matrix.dtype == np.float32
+    assert matrix.nnz == 3
+    assert matrix.has_canonical_format
+    np.testing.assert_array_equal(matrix.toarray(), codes)
+    assert to_csr(torch.zeros(2, 3)).shape == (2, 3)

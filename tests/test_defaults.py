@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from sparsecode.defaults import (
+    resolve_batch_size,
+    resolve_beta,
+    resolve_hidden_sizes,
+    resolve_learning_rate,
+    resolve_likelihood,
+    resolve_max_iter,
+)
+from sparsecode.loader import as_rows
+
+
+def likelihood(name, values):
+    return resolve_likelihood(name, as_rows(np.array(values), torch.device("cpu")))
+
+
+def test_automatic_likelihood_is_bernoulli_for_binary_data_only():
+    assert likelihood("auto", [[0.0, 1.0], [1.0, 1.0]]) == "bernoulli"
+    assert likelihood("auto", np.array([[0, 255]], np.uint8)) == "bernoulli"
+    assert likelihood("auto", [[0.0, 0.5]]) == "gaussian"
+    assert likelihood("auto", [[0.0, 0.0]]) == "gaussian"
+    assert likelihood("auto", [[-1.0, 1.0]]) == "gaussian"
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli"])
+@pytest.mark.parametrize(("low", "high"), [(-0.5, 1.0), (0.0, 255.0)])
+def test_data_out_of_range_are_refused_with_a_remedy(name, low, high):
+    assert likelihood(name, [[0.0, 0.3, 1.0]]) == name
+    message = rf"likelihood='{name}' needs data in \[0, 1\].*from {low:g} to {high:g}.*MinMaxScaler"
+    with pytest.raises(ValueError, match=message):
+        likelihood(name, [[low, high]])
+    assert likelihood("gaussian", [[low, high]]) == "gaussian"
+
+
+def test_hidden_sizes():
+    assert resolve_hidden_sizes("auto", "spike_slab", None) == ()
+    assert resolve_hidden_sizes("auto", "gaussian", None) == (512,)
+    assert resolve_hidden_sizes("auto", "gaussian", (8, 8)) == ()
+    assert resolve_hidden_sizes(np.array([3, 2]), "gaussian", None) == (3, 2)
+
+
+def test_beta_is_one_but_for_the_gate_on_few_rows():
+    assert resolve_beta("auto", "spike_slab", 0.8, 1_000_000) == 1
+    assert resolve_beta("auto", "gaussian", 0.8, 10) == 1
+    assert resolve_beta("auto", "spike_slab", 0.0, 10) == 1
+    few = [resolve_beta("auto", "spike_slab", 0.8, n) for n in (10, 6000, 20_000)]
+    assert few == sorted(few, reverse=True)
+    assert few[0] > few[-1] == 1
+    assert resolve_beta(0, "spike_slab", 0.8, 10) == 0
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 50, 1000, 60_000, 1_000_000, 50_000_000])
+def test_steps_stay_sensible_from_one_row_to_fifty_million(n_rows):
+    batch_size = resolve_batch_size("auto", n_rows)
+    n_epochs = resolve_max_iter("auto", n_rows, batch_size)
+    assert 1 <= batch_size <= n_rows
+    assert 1 <= n_epochs <= 50
+    assert n_epochs * (n_rows // batch_size) <= 50_000
+
+
+def test_numbers_are_taken_as_they_are():
+    assert resolve_batch_size(10, 1000) == 10
+    assert resolve_batch_size(1000, 10) == 10
+    assert resolve_max_iter(7, 10**6, 256) == 7
+    assert resolve_learning_rate(0.5, True) == 0.5
+    assert resolve_learning_rate("auto", True) > resolve_learning_rate("auto", False)
