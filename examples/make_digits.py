@@ -1,6 +1,6 @@
 """Write the first 120 MNIST test images of each label to examples/digits/<label>/, as PNG.
 
-    python examples/make_digits.py --data-dir DATA
+python examples/make_digits.py --data-dir DATA
 """
 
 import argparse

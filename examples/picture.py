@@ -1,8 +1,8 @@
 """Draw digits, their reconstructions and the few latents behind each: docs/images/codes.png.
 
-    .venv/bin/pip install matplotlib
-    .venv/bin/sparsecode encode examples/digits digits.h5 -k 256 --p 0.95
-    .venv/bin/python examples/picture.py digits.safetensors docs/images/codes.png
+.venv/bin/pip install matplotlib
+.venv/bin/sparsecode encode examples/digits digits.h5 -k 256 --p 0.95
+.venv/bin/python examples/picture.py digits.safetensors docs/images/codes.png
 """
 
 import argparse

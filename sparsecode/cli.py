@@ -405,7 +405,7 @@ def _print_summary(summary: Any, as_json: bool, quiet: bool) -> None:
             "latents": f"{summary.n_latents:,}",
             "non-zeros per code (L0)": f"{summary.l0_mean:.1f} ± {summary.l0_sd:.1f}",
             "zeros asked": f"{summary.zeros_asked:.3f}",
-            "zeros got": f"{summary.zeros_got:.3f}",
+            "zeros got": _zeros(summary),
             "dead latents": f"{summary.dead_latents:,}",
             "explained variance": f"{summary.explained_variance:.3f}",
             "seconds": f"{summary.seconds:.1f}",
@@ -416,6 +416,12 @@ def _print_summary(summary: Any, as_json: bool, quiet: bool) -> None:
         typer.echo(f"failed: {failure.path}: {failure.reason}", err=True)
     if summary.failed > 5:
         typer.echo(f"and {summary.failed - 5:,} more (see --failures)", err=True)
+
+
+def _zeros(summary: Any) -> str:
+    if summary.zeros_held_out is None:
+        return f"{summary.zeros_got:.3f}"
+    return f"{summary.zeros_got:.3f}; {summary.zeros_held_out:.3f} on rows held out of training"
 
 
 @app.command()

@@ -77,6 +77,9 @@ class EncodeSummary:
         Non-zeros per row.
     zeros_asked, zeros_got : float
         p, and the fraction of zeros.
+    zeros_held_out : float or None
+        The fraction on the rows that set the threshold, when a model was trained on these inputs:
+        the rows that trained it have a few more zeros.
     dead_latents : int
         Latents that are zero in every row.
     explained_variance : float
@@ -99,6 +102,7 @@ class EncodeSummary:
     l0_sd: float
     zeros_asked: float
     zeros_got: float
+    zeros_held_out: float | None
     dead_latents: int
     explained_variance: float
     seconds: float
@@ -288,7 +292,7 @@ def encode_files(
     if failures is not None:
         _write_failures(Path(failures), totals.failures)
         files.append(str(failures))
-    return totals.summary(source, transformer, time.monotonic() - start, files)
+    return totals.summary(source, transformer, model is None, time.monotonic() - start, files)
 
 
 def check_output(path: str | PathLike[str], overwrite: bool) -> None:
@@ -355,7 +359,12 @@ class _Totals:
         self.error += float(((X - decoded) ** 2).sum())
 
     def summary(
-        self, source: Source, transformer: SparseVAETransformer, seconds: float, files: list[str]
+        self,
+        source: Source,
+        transformer: SparseVAETransformer,
+        is_trained: bool,
+        seconds: float,
+        files: list[str],
     ) -> EncodeSummary:
         l0 = np.concatenate(self.l0)
         k = len(self.fired)
@@ -369,6 +378,7 @@ class _Totals:
             l0_sd=float(l0.std()),
             zeros_asked=float(transformer.p),
             zeros_got=float(1 - l0.mean() / k),
+            zeros_held_out=1 - transformer.density_ if is_trained else None,
             dead_latents=int((self.fired == 0).sum()),
             explained_variance=1 - self.error / variation if variation > 0 else float("nan"),
             seconds=seconds,

@@ -42,6 +42,7 @@ def test_the_summary_says_what_is_in_the_file(images: Path, tmp_path: Path) -> N
     assert summary.l0_sd == pytest.approx(l0.std())
     assert summary.zeros_got == pytest.approx(1 - l0.mean() / 8)
     assert summary.zeros_asked == 0.8
+    assert summary.zeros_held_out == pytest.approx(0.8, abs=1e-6)
     assert summary.dead_latents == np.count_nonzero(codes.var["dead"])
     assert seen[-1] == (30, 30, 0)
     model = sparsecode.SparseVAETransformer.load(tmp_path / "out.safetensors")
@@ -102,6 +103,7 @@ def test_a_model_that_gives_dense_output_still_writes_sparse_codes(
     summary = sparsecode.encode_files(
         [images], tmp_path / "out.h5", model=tmp_path / "m.safetensors"
     )
+    assert summary.zeros_held_out is None
     assert summary.encoded == len(sparsecode.read_codes(tmp_path / "out.h5")) == 30
 
 
