@@ -142,7 +142,7 @@ def exact_kl(q: Normal) -> float:
 
 
 def gaussian_estimator(n_epochs: int, seed: int) -> SparseVAETransformer:
-    """Build the article's model by this package: same network, batch, steps and step size."""
+    """Build the article's model by this package: same network, batch and epochs."""
     return SparseVAETransformer(
         N_LATENTS,
         P,
@@ -151,7 +151,6 @@ def gaussian_estimator(n_epochs: int, seed: int) -> SparseVAETransformer:
         hidden_sizes=(N_HIDDEN,),
         max_iter=n_epochs,
         batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
         random_state=seed,
         device="cpu",
     )
@@ -265,7 +264,7 @@ NOTES = (
     "sample. MSE per pixel, decoding the posterior mean and the code. Mean ± SD over seeds.",
     f"Article's rows: 784-{N_HIDDEN}-{N_LATENTS} MLP with ReLU, batch {BATCH_SIZE}, Adam "
     f'{LEARNING_RATE:g}, {KL_DRAWS} draws for the KL. posterior="gaussian" has the same network, '
-    "batch, epochs and peak step size. The default estimator has its defaults, a linear network "
+    "batch and epochs, and the package's schedule. The default estimator has its defaults, a linear network "
     "and a Gaussian likelihood among them: its rate is in the units of that likelihood.",
 )
 
