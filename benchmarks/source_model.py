@@ -264,8 +264,8 @@ NOTES = (
     "sample. MSE per pixel, decoding the posterior mean and the code. Mean ± SD over seeds.",
     f"Article's rows: 784-{N_HIDDEN}-{N_LATENTS} MLP with ReLU, batch {BATCH_SIZE}, Adam "
     f'{LEARNING_RATE:g}, {KL_DRAWS} draws for the KL. posterior="gaussian" has the same network, '
-    "batch and epochs, and the package's schedule. The default estimator has its defaults, a linear network "
-    "and a Gaussian likelihood among them: its rate is in the units of that likelihood.",
+    "batch and epochs, and the package's schedule. The default estimator has its defaults, a "
+    "linear network and a Gaussian likelihood among them: its rate is in the units of that likelihood.",
 )
 
 
