@@ -235,11 +235,12 @@ def load_transformer(
     path = Path(path)
     config = read_config(path)
     if config["custom_networks"] != (encoder is not None and decoder is not None):
-        needed = "needs the encoder and decoder it" if config["custom_networks"] else "was not"
-        raise ModelFormatError(
-            f"{path} {needed} trained with own networks; pass encoder and decoder"
-            f" to load exactly then"
+        remedy = (
+            "needs the encoder and decoder that it was trained with; pass both to load"
+            if config["custom_networks"]
+            else "was not trained with own networks; load it without encoder and decoder"
         )
+        raise ModelFormatError(f"{path} {remedy}")
     try:
         transformer = cls(**config["parameters"], encoder=encoder, decoder=decoder, device=device)
         transformer._validate_params()
