@@ -1,0 +1,154 @@
+"""The rows of the runs as tables: text for the terminal, Markdown for the documentation."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.codes.measures import ALWAYS_ON, N_NEIGHBOURS
+from benchmarks.codes.methods import METHODS
+from benchmarks.codes.protocol import Method, Point
+from benchmarks.codes.settings import settings_for
+from benchmarks.codes.training import BATCH, STEPS
+from benchmarks.common import PROBE_NOTE, Row, mean_sd, print_console, print_notes, print_table
+
+Cells = dict[str, str]
+
+# Title: field, digits. Two tables: what codes are worth, and what they are like.
+WORTH = {
+    "MSE": ("mse", 4),
+    "expl. var.": ("explained", 3),
+    "probe": ("probe", 4),
+    f"{N_NEIGHBOURS}-NN": ("knn", 4),
+    "200 labels": ("labels_200", 3),
+    "1,000": ("labels_1000", 3),
+    "5,000": ("labels_5000", 3),
+}
+NATURE = {
+    "L0": ("l0_mean", 2),
+    "L0, SD": ("l0_sd", 1),
+    "zeros": ("zeros", 4),
+    "alive": ("alive", 0),
+    "always on": ("always_on", 0),
+    "bits": ("bits", 0),
+    "rate, nats": ("rate", 1),
+    "fit, s": ("fit_seconds", 0),
+    "rows/s": ("rows_per_second", 0),
+}
+
+NOTES = (
+    "On the 10,000 test rows, mean ± SD over seeds (rows without ± have no randomness). MSE per "
+    "pixel in [0, 1]; explained variance against the mean training image. 200, 1,000, 5,000 "
+    f"labels: the probe on so many stratified training rows. {N_NEIGHBOURS}-NN: nearest "
+    "neighbours by cosine, exact, among the training rows.",
+    PROBE_NOTE + " With few labels a quarter of them chooses C.",
+    "L0 is calibrated on 10 % of the training rows and measured on the test rows; L0, SD: spread "
+    f"over rows. Alive: latents that fire on a test row; always on: on more than {ALWAYS_ON:.0%} "
+    "of them. Bits: CSR (uint16 counts and columns, float16 values), deflated, per row. Rate: "
+    "what the model itself charges, where it is one with a rate.",
+    f"Everything that learns by gradients: {STEPS:,} steps of {BATCH} rows, warm-up and cosine "
+    "decay, inputs centred and divided by one SD; rivals' settings tuned on validation rows of "
+    "MNIST at each point, sparsecode with its defaults. Dense methods stand as they are and "
+    "truncated to L0 per row, by what each entry adds to the reconstruction.",
+)
+
+
+def select(rows: Sequence[Row], data: str, point: Point) -> dict[Method, list[Row]]:
+    """Rows of one table by method, in the registry's order; only those of the settings in force."""
+    found = {
+        method: [row for row in rows if _belongs(row, method, data, point)]
+        for method in METHODS.values()
+    }
+    return {method: of_method for method, of_method in found.items() if of_method}
+
+
+def _belongs(row: Row, method: Method, data: str, point: Point) -> bool:
+    key = (point.k, point.l0) if method.per_point else (0, 0)
+    return row["method"] == method.name and row["data"] == data and (row["k"], row["l0"]) == key
+
+
+def cells(by_method: dict[Method, list[Row]], columns: dict[str, tuple[str, int]]) -> list[Cells]:
+    """One table's cells."""
+    return [
+        {
+            "coder": method.label,
+            **{
+                title: mean_sd([row.get(field) for row in rows], digits)
+                for title, (field, digits) in columns.items()
+            },
+        }
+        for method, rows in by_method.items()
+    ]
+
+
+def caveats(rows: Iterable[Row]) -> list[str]:
+    """Say what only the rows know about how they were made."""
+    partly = sorted(
+        {
+            f"{METHODS[row['method']].label} ({row['encoded_rows']:,})"
+            for row in rows
+            if METHODS[row["method"]].encoded_rows
+        }
+    )
+    if not partly:
+        return []
+    return [
+        "Probes of a slow encoder see only some training rows, the same ones for every seed: "
+        + ", ".join(partly)
+        + "."
+    ]
+
+
+def titled(rows: Sequence[Row], points: Sequence[Point]) -> Iterable[tuple[str, list[Cells]]]:
+    """Both tables of each data set and point that has rows."""
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for point in points:
+            by_method = select(rows, data, point)
+            if any(method.per_point for method in by_method):
+                title = f"{data}, {point.k} latents, {point.l0} non-zeros"
+                yield f"{title}: what the codes are worth", cells(by_method, WORTH)
+                yield f"{title}: what they are like", cells(by_method, NATURE)
+
+
+def print_tables(rows: Sequence[Row], points: Sequence[Point], notes: Iterable[str]) -> None:
+    """Print on stdout."""
+    for title, table in titled(rows, points):
+        print_table(title, table)
+        print_console("")
+    print_notes((*NOTES, *caveats(rows), *notes), rows)
+
+
+def write_markdown(
+    path: Path, rows: Sequence[Row], points: Sequence[Point], notes: Iterable[str]
+) -> None:
+    """Write the tables as one Markdown file."""
+    parts = []
+    for title, table in titled(rows, points):
+        parts.append(f"### {title}\n\n{markdown(table)}")
+    parts.append("### Settings of the rivals\n\n" + markdown(settings_table(points)))
+    machines = sorted({f"Measured on {row['machine']}." for row in rows})
+    text = [note for note in (*NOTES, *caveats(rows), *notes, *machines) if note]
+    path.write_text("\n\n".join([*parts, *text]) + "\n")
+
+
+def markdown(table: list[Cells]) -> str:
+    """Lines of a table, the first column flush left."""
+    header = list(table[0])
+    rule = [":--" if i == 0 else "--:" for i in range(len(header))]
+    lines = [header, rule, *(list(row.values()) for row in table)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def settings_table(points: Sequence[Point]) -> list[Cells]:
+    """List the settings in force, methods that share a fit once."""
+    tuned = {method.settings_name: method for method in METHODS.values() if method.grid}
+    return [
+        {
+            "coder": name,
+            **{
+                f"{point.k}, {point.l0}": ", ".join(
+                    f"{name} {value:g}" for name, value in settings_for(method, point).items()
+                )
+                for point in points
+            },
+        }
+        for name, method in tuned.items()
+    ]

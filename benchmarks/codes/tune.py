@@ -1,0 +1,81 @@
+"""The small search behind `settings`: one knob after the other, judged on validation rows."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.codes.measures import encoded_rows
+from benchmarks.codes.methods import METHODS
+from benchmarks.codes.protocol import Method, Point, Task, split_rows
+from benchmarks.common import DataSet, Row, RowFile, linear_probe, mse, unit_float
+
+SEED = 0
+# Errors so close are a tie, which the probe breaks.
+_TIE = 0.01
+_PROBE_ROWS = 10_000
+
+
+def tune(data: DataSet, points: Iterable[Point], names: Iterable[str], file: RowFile) -> list[Row]:
+    """Try the grids of the named methods; return the best trial of each method and point."""
+    chosen: dict[tuple[str, Point], Row] = {}
+    for point in points:
+        for method in (METHODS[name] for name in names):
+            key = (method.settings_name, point)
+            if method.grid and key not in chosen:
+                chosen[key] = search(data, method, point, file)
+    return list(chosen.values())
+
+
+def search(data: DataSet, method: Method, point: Point, file: RowFile) -> Row:
+    """Go through the knobs in order, keeping the best value of each before the next."""
+
+    def trial(settings: dict[str, Any]) -> Row:
+        key = {
+            "data": data.name,
+            "k": point.k,
+            "l0": point.l0,
+            "method": method.settings_name,
+            "settings": settings,
+        }
+        return file.get(key, lambda: judge(data, method, point, settings))
+
+    best = trial({name: values[0] for name, values in method.grid.items()})
+    for name, values in method.grid.items():
+        trials = [trial({**best["settings"], name: value}) for value in values]
+        best = winner(trials)
+    return best
+
+
+def winner(trials: list[Row]) -> Row:
+    """Smallest error; among ties, the best probe. A trial that diverged never wins."""
+    finite = [row for row in trials if row["validation_mse"] < float("inf")] or trials[:1]
+    smallest = min(row["validation_mse"] for row in finite)
+    close = [row for row in finite if row["validation_mse"] <= smallest * (1 + _TIE)]
+    return max(close, key=lambda row: row["validation_probe"])
+
+
+def judge(data: DataSet, method: Method, point: Point, settings: dict[str, Any]) -> Row:
+    """Error and probe on the validation rows, the probe fitted on 10,000 of the others."""
+    fitted = method.fit(Task(data.train, SEED, point.k, point.l0), **settings)
+    rows, validation = split_rows(data.train, SEED)
+    labels, validation_labels = split_rows(data.train_labels, SEED)
+    codes = fitted.encode(validation)
+    chosen = encoded_rows(len(rows), _PROBE_ROWS)
+    probe = linear_probe(fitted.encode(rows[chosen]), labels[chosen], codes, validation_labels)
+    return {
+        "validation_mse": mse(unit_float(validation), fitted.decode(codes)),
+        "validation_probe": probe.accuracy,
+        "fit_seconds": fitted.seconds,
+    }
+
+
+def as_python(best: Iterable[Row]) -> str:
+    """Return the table to paste into `settings`."""
+    by_method: dict[str, list[str]] = {}
+    for row in best:
+        entry = f"        Point({row['k']}, {row['l0']}): {row['settings']!r},"
+        by_method.setdefault(row["method"], []).append(entry)
+    blocks = [
+        f'    "{name}": {{\n' + "\n".join(entries) + "\n    },"
+        for name, entries in by_method.items()
+    ]
+    return "\n".join(["CHOSEN: dict[str, dict[Point, dict[str, Any]]] = {", *blocks, "}"])
