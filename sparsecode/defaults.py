@@ -17,12 +17,17 @@ _MAX_EPOCHS = 50
 # Few rows want small batches: see docs/model.md.
 _MIN_BATCH, _BATCH, _MAX_BATCH = 16, 256, 4096
 _BATCHES = 40
+# Latents that fire less often than this want larger batches, up to a limit.
+_DENSE, _RARE_BATCH = 0.05, 1024
 # Steps in one epoch above which batches grow: tens of millions of rows take few epochs.
 _STEPS_PER_EPOCH = 4000
-# Fewer rows than this want more regularisation: weight decay, and up to three times the rate.
+# Fewer rows than this want more regularisation: up to three times the rate.
 _MANY_ROWS = 12_000
 _MAX_BETA = 3.0
 USAGE_BALANCE = 0.3
+# Decoupled, as a multiple of the learning rate: weights of codes that generalise are small.
+WEIGHT_DECAY = 1.0
+_HIDDEN = (512,)
 
 
 def resolve_likelihood(likelihood: str, rows: Rows) -> LikelihoodName:
@@ -53,11 +58,18 @@ def resolve_hidden_sizes(
     hidden_sizes: str | Sequence[int],
     posterior: PosteriorName,
     image_shape: ImageShape | None,
-) -> tuple[int, ...]:
-    """Linear for the gated posterior, where a dictionary does best; one hidden layer otherwise."""
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Widths of encoder and decoder: mirrored where given.
+
+    "auto" is a linear encoder under a dictionary with an MLP beside it for the gated posterior, one
+    hidden layer on both sides for the other, and nothing behind convolutions.
+    """
     if not isinstance(hidden_sizes, str):
-        return tuple(int(size) for size in hidden_sizes)
-    return () if posterior == "spike_slab" or image_shape is not None else (512,)
+        sizes = tuple(int(size) for size in hidden_sizes)
+        return sizes, sizes[::-1]
+    if image_shape is not None:
+        return (), ()
+    return (() if posterior == "spike_slab" else _HIDDEN), _HIDDEN
 
 
 def resolve_beta(beta: str | float, posterior: PosteriorName, p: float, n_rows: int) -> float:
@@ -69,18 +81,25 @@ def resolve_beta(beta: str | float, posterior: PosteriorName, p: float, n_rows: 
     return min(_MAX_BETA, max(1.0, _MANY_ROWS / n_rows))
 
 
-def resolve_weight_decay(n_rows: int) -> float:
-    """Decoupled weight decay, as a multiple of the learning rate: 12,000 / n_rows, at most 1."""
-    return min(1.0, _MANY_ROWS / n_rows)
+def resolve_batch_size(batch_size: str | int, n_rows: int, density: float) -> int:
+    """At most ``n_rows``; a fortieth of few rows, 256 of many or more.
 
+    More where latents fire rarely, so that each learns from a dozen rows in a step, and where an
+    epoch is very long.
 
-def resolve_batch_size(batch_size: str | int, n_rows: int) -> int:
-    """At most ``n_rows``; a fortieth of few rows, 256 of many, more where an epoch is very long."""
+    Parameters
+    ----------
+    batch_size : "auto" or int
+    n_rows : int
+    density : float
+        Fraction of latents that are open in training.
+    """
     if not isinstance(batch_size, str):
         return min(int(batch_size), n_rows)
     if n_rows > _BATCH * _STEPS_PER_EPOCH:
         return min(_MAX_BATCH, 2 ** int(math.log2(n_rows / _STEPS_PER_EPOCH)))
-    return min(n_rows, max(_MIN_BATCH, min(_BATCH, n_rows // _BATCHES)))
+    wanted = min(_RARE_BATCH, _BATCH * 2 ** max(0, round(math.log2(_DENSE / density))))
+    return min(n_rows, max(_MIN_BATCH, min(wanted, n_rows // _BATCHES)))
 
 
 def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
@@ -91,7 +110,7 @@ def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
 
 
 def resolve_learning_rate(learning_rate: str | float, is_linear: bool) -> float:
-    """4e-3 for linear networks, 2e-3 for deeper ones."""
+    """6e-3 for a linear encoder, 2e-3 for deeper ones."""
     if not isinstance(learning_rate, str):
         return float(learning_rate)
-    return 4e-3 if is_linear else 2e-3
+    return 6e-3 if is_linear else 2e-3

@@ -95,22 +95,49 @@ def _conv_decoder(n_latents: int, image_shape: ImageShape) -> nn.Sequential:
     )
 
 
+class SharedLogScale(nn.Module):
+    """One log standard deviation for each latent, the same for every row.
+
+    A head on the body would cost as much as the means. For gated latents it buys nothing:
+    docs/ablations.md.
+
+    Parameters
+    ----------
+    n_latents : int
+        k.
+    """
+
+    def __init__(self, n_latents: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(n_latents))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Repeat for each row of ``hidden`` (n, h): (n, k)."""
+        return self.bias.expand(len(hidden), -1)
+
+
 class Encoder(nn.Module):
     """Body -> mean and log standard deviation.
 
     Parameters
     ----------
     body : Module
-        Maps (n, d) to (n, h); ``nn.Identity`` makes the encoder linear.
+        Maps (n, d) to (n, h); an empty ``nn.Sequential`` makes the encoder linear.
     n_hidden, n_latents : int
         h and k.
+    shares_scale : bool
+        One standard deviation for each latent instead of one for each row and latent.
     """
 
-    def __init__(self, body: nn.Module, n_hidden: int, n_latents: int) -> None:
+    def __init__(
+        self, body: nn.Module, n_hidden: int, n_latents: int, shares_scale: bool = False
+    ) -> None:
         super().__init__()
         self.body = body
         self.loc = nn.Linear(n_hidden, n_latents)
-        self.log_scale = nn.Linear(n_hidden, n_latents)
+        self.log_scale = (
+            SharedLogScale(n_latents) if shares_scale else nn.Linear(n_hidden, n_latents)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
@@ -124,7 +151,8 @@ class Encoder(nn.Module):
     def initialise_(self, generator: torch.Generator | None) -> None:
         """Draw the weights; the noise starts small and the same for every input."""
         initialise_(self, generator)
-        nn.init.zeros_(self.log_scale.weight)
+        if isinstance(self.log_scale, nn.Linear):
+            nn.init.zeros_(self.log_scale.weight)
         nn.init.constant_(self.log_scale.bias, INITIAL_LOG_SCALE)
 
 
@@ -153,23 +181,63 @@ class CustomEncoder(nn.Module):
         return self(x)[0]
 
 
+class LinearPlusMLP(nn.Module):
+    """A dictionary, and an MLP that corrects it: ``linear(z) + correction(mlp(z))``.
+
+    The correction starts at zero, so training starts from the dictionary alone. The sum has a
+    smaller error than a dictionary, and better codes than an MLP by itself: docs/ablations.md.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths from the input to the output, hidden layers between them.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sizes[0], sizes[-1])
+        self.mlp = _mlp(sizes[:-1])
+        self.correction = nn.Linear(sizes[-2], sizes[-1], bias=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (n, sizes[0]) to (n, sizes[-1])."""
+        return self.linear(z) + self.correction(self.mlp(z))
+
+    def initialise_(self, generator: torch.Generator | None) -> None:
+        """Draw the weights; the correction is zero."""
+        initialise_(self, generator)
+        nn.init.zeros_(self.correction.weight)
+
+
 def build_encoder(
-    n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
+    n_features: int,
+    n_latents: int,
+    hidden_sizes: Sequence[int],
+    image_shape: ImageShape | None,
+    shares_scale: bool = False,
 ) -> Encoder:
     """Build an encoder of the given widths, behind convolutions if ``image_shape`` is given."""
     body, n_hidden = nn.Sequential(), n_features
     if image_shape is not None:
         body, n_hidden = _conv_body(image_shape)
     sizes = [n_hidden, *hidden_sizes]
-    return Encoder(body.extend(_mlp(sizes)), sizes[-1], n_latents)
+    return Encoder(body.extend(_mlp(sizes)), sizes[-1], n_latents, shares_scale)
 
 
 def build_decoder(
-    n_features: int, n_latents: int, hidden_sizes: Sequence[int], image_shape: ImageShape | None
-) -> nn.Sequential:
-    """Build a decoder with the encoder's widths in reverse order."""
-    sizes = [n_latents, *reversed(hidden_sizes)]
-    body = _mlp(sizes)
+    n_features: int,
+    n_latents: int,
+    hidden_sizes: Sequence[int],
+    image_shape: ImageShape | None,
+    adds_linear: bool = False,
+) -> nn.Sequential | LinearPlusMLP:
+    """Build a decoder of the given widths, from the latents outwards.
+
+    ``adds_linear`` lays a dictionary beside the hidden layers; convolutions do without.
+    """
+    sizes = [n_latents, *hidden_sizes]
     if image_shape is not None:
-        return body.extend(_conv_decoder(sizes[-1], image_shape))
-    return body.append(nn.Linear(sizes[-1], n_features))
+        return _mlp(sizes).extend(_conv_decoder(sizes[-1], image_shape))
+    if adds_linear and hidden_sizes:
+        return LinearPlusMLP([*sizes, n_features])
+    return _mlp(sizes).append(nn.Linear(sizes[-1], n_features))

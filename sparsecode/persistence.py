@@ -176,7 +176,8 @@ def describe_model(path: str | PathLike[str]) -> dict[str, Any]:
         "p": spec["spike_weight"],
         "posterior": spec["posterior"],
         "likelihood": spec["likelihood"],
-        "hidden_sizes": spec["hidden_sizes"],
+        "encoder_sizes": spec["encoder_sizes"],
+        "decoder_sizes": spec["decoder_sizes"],
         "images": config["images"],
         "n_iter": config["n_iter"],
         "last_epoch": last,
@@ -261,7 +262,8 @@ def _spec(values: Any) -> ModelSpec:
     fields = {field.name for field in dataclasses.fields(ModelSpec)}
     if not isinstance(values, dict) or set(values) != fields:
         raise ValueError("spec has missing or unknown keys")
-    sizes = [values["n_features"], values["n_latents"], *values["hidden_sizes"]]
+    sizes = [values["n_features"], values["n_latents"], *values["encoder_sizes"]]
+    sizes += values["decoder_sizes"]
     sizes += values["image_shape"] or []
     if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
         raise ValueError(f"sizes must be positive integers, got {sizes}")
@@ -282,7 +284,8 @@ def _spec(values: Any) -> ModelSpec:
     return ModelSpec(
         **{
             **values,
-            "hidden_sizes": tuple(values["hidden_sizes"]),
+            "encoder_sizes": tuple(values["encoder_sizes"]),
+            "decoder_sizes": tuple(values["decoder_sizes"]),
             "image_shape": None if shape is None else tuple(shape),
         }
     )

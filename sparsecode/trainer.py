@@ -24,7 +24,7 @@ from sparsecode.vae import SparseVAE
 
 # Fractions of the schedule: warm-up of the learning rate, annealing of p from 0.
 _WARM_UP = 0.05
-_ANNEAL = 0.2
+_ANNEAL = 0.1
 _AUXILIARY_WEIGHT = 1 / 32
 # A latent is dead in training when it has not fired for so many steps (or an epoch, if shorter).
 _DEAD_AFTER = 200
@@ -261,8 +261,7 @@ class Trainer:
 
     @property
     def _revives(self) -> bool:
-        spec = self.model.spec
-        return spec.posterior == "spike_slab" and spec.spike_weight > 0
+        return self.model.spec.is_gated
 
     def _auxiliary_loss(self, x: Tensor, q: GatedNormal, scores: Tensor, z: Tensor) -> Tensor:
         # The dead latents that score highest are opened and asked to explain what the open ones

@@ -20,6 +20,7 @@ from sparsecode.networks import (
     CustomEncoder,
     Encoder,
     ImageShape,
+    LinearPlusMLP,
     build_decoder,
     build_encoder,
     initialise_,
@@ -57,8 +58,8 @@ class ModelSpec:
         Distribution of x given z.
     spike_scale : float
         c, standard deviation of the spike of the "gaussian" posterior's prior.
-    hidden_sizes : tuple of int
-        Widths between the data (or the convolutions) and the latents.
+    encoder_sizes, decoder_sizes : tuple of int
+        Widths of the hidden layers, in the order in which a row passes them; () is linear.
     image_shape : tuple of int or None
         (H, W) or (H, W, C) for convolutional networks.
     usage_balance : float
@@ -72,9 +73,27 @@ class ModelSpec:
     prior: PriorName
     likelihood: LikelihoodName
     spike_scale: float
-    hidden_sizes: tuple[int, ...]
+    encoder_sizes: tuple[int, ...]
+    decoder_sizes: tuple[int, ...]
     image_shape: ImageShape | None
     usage_balance: float
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate closes latents in training."""
+        return self.posterior == "spike_slab" and self.spike_weight > 0
+
+
+def _encoder(spec: ModelSpec) -> Encoder:
+    return build_encoder(
+        spec.n_features, spec.n_latents, spec.encoder_sizes, spec.image_shape, spec.is_gated
+    )
+
+
+def _decoder(spec: ModelSpec) -> nn.Module:
+    return build_decoder(
+        spec.n_features, spec.n_latents, spec.decoder_sizes, spec.image_shape, spec.is_gated
+    )
 
 
 class SparseVAE(nn.Module):
@@ -108,15 +127,21 @@ class SparseVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        sizes = (spec.n_features, spec.n_latents, spec.hidden_sizes, spec.image_shape)
         self.encoder: Encoder | CustomEncoder = (
-            build_encoder(*sizes) if encoder is None else CustomEncoder(encoder, spec.n_latents)
+            _encoder(spec) if encoder is None else CustomEncoder(encoder, spec.n_latents)
         )
-        self.decoder: nn.Module = build_decoder(*sizes) if decoder is None else decoder
+        self.decoder: nn.Module = _decoder(spec) if decoder is None else decoder
         self.gate = Gate(spec.n_latents, spec.spike_weight, spec.posterior, spec.usage_balance)
         self.register_buffer("input_mean", torch.zeros(spec.n_features))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def dictionary(self) -> nn.Linear | None:
+        """The linear decoder, or the linear part of a decoder that has one."""
+        if isinstance(self.decoder, LinearPlusMLP):
+            return self.decoder.linear
+        return self.linear_decoder
 
     @property
     def linear_decoder(self) -> nn.Linear | None:
@@ -151,16 +176,21 @@ class SparseVAE(nn.Module):
         if isinstance(self.encoder, Encoder):
             self.encoder.initialise_(generator)
         built_decoder = not isinstance(self.encoder, CustomEncoder)
-        if built_decoder and isinstance(self.decoder, nn.Sequential):
-            initialise_(self.decoder, generator)
+        if built_decoder:
+            if isinstance(self.decoder, LinearPlusMLP):
+                self.decoder.initialise_(generator)
+            else:
+                initialise_(self.decoder, generator)
             self._start_at_mean_(mean)
-        if self.linear_decoder is not None and isinstance(self.encoder, Encoder):
-            self._tie_(self.encoder, self.linear_decoder)
+        if self.dictionary is not None and isinstance(self.encoder, Encoder):
+            self._tie_(self.encoder, self.dictionary)
 
     def _start_at_mean_(self, mean: Tensor) -> None:
         # Bernoulli decoders start from the marginal of each feature; the Gaussian's inputs are
         # centred, so zero is its mean already.
-        last = self.decoder[-1] if isinstance(self.decoder, nn.Sequential) else self.decoder
+        last: nn.Module | None = self.dictionary
+        if last is None and isinstance(self.decoder, nn.Sequential):
+            last = self.decoder[-1]
         if self.spec.likelihood != "gaussian" and isinstance(last, nn.Linear):
             last.bias.copy_(torch.logit(mean, eps=0.01))
 

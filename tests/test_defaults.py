@@ -36,10 +36,11 @@ def test_data_out_of_range_are_refused_with_a_remedy(name, low, high):
 
 
 def test_hidden_sizes():
-    assert resolve_hidden_sizes("auto", "spike_slab", None) == ()
-    assert resolve_hidden_sizes("auto", "gaussian", None) == (512,)
-    assert resolve_hidden_sizes("auto", "gaussian", (8, 8)) == ()
-    assert resolve_hidden_sizes(np.array([3, 2]), "gaussian", None) == (3, 2)
+    assert resolve_hidden_sizes("auto", "spike_slab", None) == ((), (512,))
+    assert resolve_hidden_sizes("auto", "gaussian", None) == ((512,), (512,))
+    assert resolve_hidden_sizes("auto", "gaussian", (8, 8)) == ((), ())
+    assert resolve_hidden_sizes(np.array([3, 2]), "gaussian", None) == ((3, 2), (2, 3))
+    assert resolve_hidden_sizes((), "spike_slab", None) == ((), ())
 
 
 def test_beta_is_one_but_for_the_gate_on_few_rows():
@@ -52,18 +53,24 @@ def test_beta_is_one_but_for_the_gate_on_few_rows():
     assert resolve_beta(0, "spike_slab", 0.8, 10) == 0
 
 
+@pytest.mark.parametrize("density", [1.0, 0.05, 1e-4])
 @pytest.mark.parametrize("n_rows", [1, 2, 50, 1000, 60_000, 1_000_000, 50_000_000])
-def test_steps_stay_sensible_from_one_row_to_fifty_million(n_rows):
-    batch_size = resolve_batch_size("auto", n_rows)
+def test_steps_stay_sensible_from_one_row_to_fifty_million(n_rows, density):
+    batch_size = resolve_batch_size("auto", n_rows, density)
     n_epochs = resolve_max_iter("auto", n_rows, batch_size)
     assert 1 <= batch_size <= n_rows
     assert 1 <= n_epochs <= 50
     assert n_epochs * (n_rows // batch_size) <= 50_000
 
 
+def test_latents_that_fire_rarely_get_larger_batches():
+    sizes = [resolve_batch_size("auto", 60_000, density) for density in (0.2, 0.05, 0.025, 1e-9)]
+    assert sizes == [256, 256, 512, 1024]
+
+
 def test_numbers_are_taken_as_they_are():
-    assert resolve_batch_size(10, 1000) == 10
-    assert resolve_batch_size(1000, 10) == 10
+    assert resolve_batch_size(10, 1000, 1.0) == 10
+    assert resolve_batch_size(1000, 10, 1.0) == 10
     assert resolve_max_iter(7, 10**6, 256) == 7
     assert resolve_learning_rate(0.5, True) == 0.5
     assert resolve_learning_rate("auto", True) > resolve_learning_rate("auto", False)

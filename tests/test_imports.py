@@ -15,8 +15,8 @@ PACKAGE = Path(sparsecode.__file__).parent
 # A module imports from modules above it only; docs/architecture.md shows this list to people.
 ORDER = """
 _version errors hdf5 inputs arrays images sources device loader distributions kl networks gate vae
-elbo coding trainer progress calibration defaults fitting persistence codes content codes_writer
-storage diagnostics transformer encoding cli __main__ __init__
+elbo coding refinement trainer progress calibration defaults fitting persistence codes content
+codes_writer storage diagnostics transformer encoding cli __main__ __init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
 errors hdf5 inputs arrays images sources progress codes content codes_writer storage diagnostics cli

@@ -5,6 +5,7 @@ from torch import nn
 from sparsecode.networks import (
     INITIAL_LOG_SCALE,
     CustomEncoder,
+    LinearPlusMLP,
     build_decoder,
     build_encoder,
     initialise_,
@@ -34,10 +35,30 @@ def test_without_hidden_layers_both_are_linear():
     assert [type(layer) for layer in decoder] == [nn.Linear]
 
 
-def test_widths_of_the_decoder_are_those_of_the_encoder_in_reverse():
-    decoder = build_decoder(20, 4, (9, 7), None)
+def test_widths_of_the_decoder_are_taken_from_the_latents_outwards():
+    decoder = build_decoder(20, 4, (7, 9), None)
     widths = [layer.out_features for layer in decoder if isinstance(layer, nn.Linear)]
     assert widths == [7, 9, 20]
+
+
+def test_hidden_layers_beside_a_dictionary_start_at_nothing():
+    decoder = build_decoder(20, 4, (7, 9), None, adds_linear=True)
+    assert isinstance(decoder, LinearPlusMLP)
+    decoder.initialise_(generator())
+    z = torch.rand(3, 4, generator=generator())
+    torch.testing.assert_close(decoder(z), decoder.linear(z))
+    decoder.correction.weight.data.fill_(1.0)
+    torch.testing.assert_close(decoder(z), decoder.linear(z) + decoder.correction(decoder.mlp(z)))
+    assert not torch.allclose(decoder(z), decoder.linear(z))
+    assert build_decoder(20, 4, (), None, adds_linear=True)[0].weight.shape == (20, 4)
+
+
+def test_a_shared_scale_is_one_number_for_each_latent():
+    encoder = build_encoder(6, 4, (5,), None, shares_scale=True)
+    encoder.initialise_(generator())
+    encoder.log_scale.bias.data.copy_(torch.arange(4.0))
+    log_scale = encoder(torch.rand(8, 6, generator=generator()))[1]
+    torch.testing.assert_close(log_scale, torch.arange(4.0).expand(8, 4))
 
 
 def test_pixels_keep_their_places():

@@ -267,10 +267,10 @@ CONFIGURATIONS = {
     "p of one": (put("spec", "spike_weight", value=1), "spike_weight=1 is out of range"),
     "p as text": (put("spec", "spike_weight", value="0.5"), "is out of range"),
     "negative sizes": (put("spec", "n_latents", value=-16), "sizes must be positive integers"),
-    "fractional sizes": (put("spec", "hidden_sizes", value=[1.5]), "sizes must be positive"),
-    "sizes as text": (put("spec", "hidden_sizes", value="ab"), "invalid configuration"),
+    "fractional sizes": (put("spec", "encoder_sizes", value=[1.5]), "sizes must be positive"),
+    "sizes as text": (put("spec", "encoder_sizes", value="ab"), "invalid configuration"),
     "huge sizes": (put("spec", "n_latents", value=2**31 - 1), "is too large"),
-    "huge layers": (put("spec", "hidden_sizes", value=[2**30, 2**30]), "missing or unknown"),
+    "huge layers": (put("spec", "encoder_sizes", value=[2**30, 2**30]), "missing or unknown"),
     "other sizes": (
         put("spec", "n_latents", value=17),
         r"\(64, 16\), but .*\(64, 17\)",
@@ -293,7 +293,7 @@ def test_a_configuration_that_is_wrong_is_refused(path, change, message):
 TENSORS = {
     "missing": (lambda t: t.pop("gate.usage"), "tensors missing or unknown: .*gate.usage"),
     "unknown": (lambda t: t.update(extra=torch.ones(1)), "missing or unknown: .*extra"),
-    "NaN": (lambda t: t["decoder.0.weight"].fill_(torch.nan), "values that are not finite"),
+    "NaN": (lambda t: t["decoder.linear.weight"].fill_(torch.nan), "values that are not finite"),
     "infinite threshold": (
         lambda t: t["gate.threshold"].fill_(-torch.inf),
         "gate.threshold has values that are not finite",
@@ -318,7 +318,7 @@ def test_tensors_that_are_wrong_are_refused(path, change, message):
 
 
 def test_a_changed_weight_is_noticed(path):
-    tampered(path, change_tensors=lambda t: t["decoder.0.weight"].add_(1e-3), rehash=False)
+    tampered(path, change_tensors=lambda t: t["decoder.linear.weight"].add_(1e-3), rehash=False)
     with pytest.raises(ModelFormatError, match="do not have the stored hash"):
         load(path)
 

@@ -114,7 +114,7 @@ def test_progress_is_called_with_steps_and_records(rows):
 
 def test_early_stopping_keeps_the_best_epoch(rows):
     train, validation = EVERY[:20], EVERY[100:]
-    ours = trainer(hidden_sizes=(40,))
+    ours = trainer(encoder_sizes=(40,), decoder_sizes=(40,))
     chosen = options(n_epochs=200, learning_rate=0.02, beta=0.0, batch_size=8, n_iter_no_change=5)
     history = ours.fit(rows, train, validation, chosen)
     losses = [record.validation_loss for record in history]

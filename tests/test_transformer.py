@@ -560,8 +560,8 @@ def test_decoding_is_better_than_the_mean(make, digits):
 
 
 def test_components_are_what_each_latent_adds(make, digits):
-    for parameters in ({}, {"posterior": "gaussian", "hidden_sizes": ()}):
-        coder = make(**parameters).fit(digits[:200])
+    for posterior in ("spike_slab", "gaussian"):
+        coder = make(posterior=posterior, hidden_sizes=()).fit(digits[:200])
         codes = coder.transform(digits[:30])
         assert coder.components_.shape == (16, 64)
         offset = coder.inverse_transform(np.zeros((1, 16)))
@@ -571,7 +571,7 @@ def test_components_are_what_each_latent_adds(make, digits):
 
 
 def test_components_of_bernoulli_models_are_logits(make, digits):
-    coder = make(likelihood="bernoulli").fit(digits[:200])
+    coder = make(likelihood="bernoulli", hidden_sizes=()).fit(digits[:200])
     codes = dense(coder.transform(digits[:30]))
     offset = np.log(coder.inverse_transform(np.zeros((1, 16))).astype(float))
     offset -= np.log1p(-np.exp(offset))
@@ -580,9 +580,10 @@ def test_components_of_bernoulli_models_are_logits(make, digits):
 
 
 def test_components_need_a_linear_decoder(make, digits):
-    coder = make(hidden_sizes=(5,)).fit(digits[:200])
-    with pytest.raises(AttributeError, match="only for a linear decoder"):
-        _ = coder.components_
+    for hidden_sizes in ("auto", (5,)):
+        coder = make(hidden_sizes=hidden_sizes).fit(digits[:200])
+        with pytest.raises(AttributeError, match=r"only for a linear decoder.*hidden_sizes=\(\)"):
+            _ = coder.components_
 
 
 def test_inclusion_is_likelier_than_not_where_the_code_is_not_zero(fitted, digits):

@@ -18,7 +18,8 @@ def spec(**changes):
         "prior": "spike_slab",
         "likelihood": "gaussian",
         "spike_scale": 0.2,
-        "hidden_sizes": (),
+        "encoder_sizes": (),
+        "decoder_sizes": (),
         "image_shape": None,
         "usage_balance": 0.3,
     }
@@ -45,9 +46,11 @@ def test_the_posterior_has_exact_zeros_and_the_gaussian_one_has_none(x):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "continuous_bernoulli"])
-@pytest.mark.parametrize("hidden_sizes", [(), (5,)])
-def test_gradients_reach_every_weight(likelihood, hidden_sizes, x):
-    vae = model(likelihood=likelihood, hidden_sizes=hidden_sizes)
+@pytest.mark.parametrize("sizes", [(), (5,)])
+def test_gradients_reach_every_weight(likelihood, sizes, x):
+    vae = model(likelihood=likelihood, encoder_sizes=sizes, decoder_sizes=sizes)
+    if sizes:  # which starts at zero, so that its inputs get no gradient before the first step
+        vae.decoder.correction.weight.data.fill_(0.1)
     z = vae.encode(x).rsample(generator=torch.Generator().manual_seed(2))
     log_prob = vae.decode(z).log_prob(x)
     assert log_prob.shape == (7,)
@@ -55,6 +58,18 @@ def test_gradients_reach_every_weight(likelihood, hidden_sizes, x):
     for name, parameter in vae.named_parameters():
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "shares"),
+    [({}, True), ({"spike_weight": 0.0}, False), ({"posterior": "gaussian"}, False)],
+)
+def test_only_gated_latents_share_their_scale_between_rows(changes, shares, x):
+    vae = model(**changes)
+    for weight in vae.encoder.log_scale.parameters():
+        nn.init.normal_(weight, generator=torch.Generator().manual_seed(3))
+    scale = vae.heads(x)[1]
+    assert bool((scale == scale[:1]).all()) == shares
 
 
 def test_inputs_are_centred_and_divided_by_one_number(x):
@@ -71,13 +86,14 @@ def test_constant_data_do_not_divide_by_zero(x):
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_an_empty_code_decodes_to_the_mean_of_the_data_at_the_start(likelihood):
-    decoded = model(likelihood=likelihood, hidden_sizes=(5,)).decode(torch.zeros(2, 4)).mean
+    decoded = model(likelihood=likelihood, decoder_sizes=(5,)).decode(torch.zeros(2, 4)).mean
     torch.testing.assert_close(decoded, torch.full((2, 6), 0.3))
 
 
-def test_the_encoder_starts_as_the_transposed_decoder():
-    vae = model()
-    decoder = vae.linear_decoder.weight
+@pytest.mark.parametrize("decoder_sizes", [(), (5,)])
+def test_the_encoder_starts_as_the_transposed_dictionary(decoder_sizes):
+    vae = model(decoder_sizes=decoder_sizes)
+    decoder = vae.dictionary.weight
     torch.testing.assert_close(
         nn.functional.normalize(decoder, dim=0), vae.encoder.loc.weight.detach().T
     )
@@ -86,7 +102,10 @@ def test_the_encoder_starts_as_the_transposed_decoder():
 
 
 def test_only_one_layer_counts_as_a_linear_decoder():
-    assert model(hidden_sizes=(5,)).linear_decoder is None
+    beside_hidden_layers = model(decoder_sizes=(5,))
+    assert beside_hidden_layers.linear_decoder is None
+    assert beside_hidden_layers.dictionary is beside_hidden_layers.decoder.linear
+    assert model(posterior="gaussian", decoder_sizes=(5,)).dictionary is None
     own = SparseVAE(spec(), nn.Linear(6, 8), nn.Linear(4, 6))
     assert own.linear_decoder is own.decoder
 

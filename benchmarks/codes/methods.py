@@ -41,6 +41,18 @@ def _pair(name: str, label: str, family: Any, fit: Any, **options: Any) -> tuple
 _ALL = (
     Method("sparsecode", "sparsecode", "ours", ours.fit_ours),
     Method("sparsecode_refined", "sparsecode, refined", "ours", ours.fit_refined),
+    Method(
+        "sparsecode_linear",
+        "sparsecode, linear",
+        "ours",
+        partial(ours.fit_ours, hidden_sizes=()),
+    ),
+    Method(
+        "sparsecode_exchanged",
+        "sparsecode, linear, 4 exchanged",
+        "ours",
+        partial(ours.fit_refined, hidden_sizes=(), n_swaps=4),
+    ),
     _network("topk", "TopK SAE", "autoencoder", autoencoders.TopK, _AUTOENCODER),
     _network("batch_topk", "BatchTopK SAE", "autoencoder", autoencoders.BatchTopK, _AUTOENCODER),
     _network(
@@ -102,8 +114,4 @@ _ALL = (
     ),
 )
 
-METHODS = {
-    method.name: method
-    for method in _ALL
-    if method.name != "sparsecode_refined" or ours.can_refine()
-}
+METHODS = {method.name: method for method in _ALL}

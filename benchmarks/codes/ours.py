@@ -1,4 +1,4 @@
-"""`SparseVAETransformer` with its defaults, refined, and untrained."""
+"""`SparseVAETransformer`: with its defaults, with a linear decoder, refined, and untrained."""
 
 import time
 from typing import Any
@@ -19,18 +19,23 @@ _CHUNK = 2000
 
 
 class Ours(Fitted):
-    """The estimator behind the protocol; ``refined`` codes by its refinement."""
+    """The estimator behind the protocol.
 
-    def __init__(self, estimator: SparseVAETransformer, seconds: float, refined: bool) -> None:
+    ``n_swaps`` codes by `SparseVAETransformer.refine`; None by its encoder alone.
+    """
+
+    def __init__(
+        self, estimator: SparseVAETransformer, seconds: float, n_swaps: int | None = None
+    ) -> None:
         self.estimator = estimator
         self.seconds = seconds
-        self.refined = refined
+        self.n_swaps = n_swaps
 
     @override
     def encode(self, rows: Images) -> Features:
-        if self.refined:
-            return transform_refined(self.estimator, rows)
-        return self.estimator.transform(rows)
+        if self.n_swaps is None:
+            return self.estimator.transform(rows)
+        return self.estimator.refine(rows, n_swaps=self.n_swaps)
 
     @override
     def decode(self, codes: Features) -> NDArray[np.float32]:
@@ -40,7 +45,7 @@ class Ours(Fitted):
     @torch.no_grad()
     def rate(self, rows: Images) -> float | None:
         """Mean of rate_slab + rate_spike; none for refined codes, which are no posterior's."""
-        if self.refined:
+        if self.n_swaps is not None:
             return None
         model = self.estimator.model_
         total = 0.0
@@ -50,16 +55,6 @@ class Ours(Fitted):
         return total / len(rows)
 
 
-def can_refine() -> bool:
-    """Whether this version of the package refines codes."""
-    return hasattr(SparseVAETransformer, "transform_refine")
-
-
-def transform_refined(estimator: SparseVAETransformer, rows: Images) -> Features:
-    """Codes after refinement on their support: the one line to change when its name does."""
-    return estimator.transform_refine(rows)
-
-
 @remember_last
 def fit_ours(task: Task, **parameters: Any) -> Ours:
     """Fit with defaults; nothing is tuned per point."""
@@ -67,13 +62,13 @@ def fit_ours(task: Task, **parameters: Any) -> Ours:
     estimator = SparseVAETransformer(
         task.k, 1 - task.l0 / task.k, random_state=task.seed, **parameters
     ).fit(task.rows)
-    return Ours(estimator, time.perf_counter() - begin, refined=False)
+    return Ours(estimator, time.perf_counter() - begin)
 
 
-def fit_refined(task: Task, **parameters: Any) -> Ours:
+def fit_refined(task: Task, *, n_swaps: int = 0, **parameters: Any) -> Ours:
     """Code with the same model, refined."""
     fitted = fit_ours(task, **parameters)
-    return Ours(fitted.estimator, fitted.seconds, refined=True)
+    return Ours(fitted.estimator, fitted.seconds, n_swaps)
 
 
 def fit_untrained(task: Task) -> Ours:
@@ -82,4 +77,4 @@ def fit_untrained(task: Task) -> Ours:
     estimator = SparseVAETransformer(
         task.k, 1 - task.l0 / task.k, random_state=task.seed, **UNTRAINED
     ).fit(task.rows)
-    return Ours(estimator, time.perf_counter() - begin, refined=False)
+    return Ours(estimator, time.perf_counter() - begin)

@@ -20,7 +20,6 @@ from sklearn.exceptions import ConvergenceWarning
 from typing_extensions import override
 
 from benchmarks.codes.protocol import Fitted, Images, Scaling, Task, dense, remember_last
-from benchmarks.codes.training import BATCH
 from benchmarks.common import Features, unit_float
 
 # Lars takes milliseconds per row; the bisection needs the mean L0 to a per cent or two only.
@@ -28,6 +27,7 @@ _BISECTION_ROWS = 300
 _BISECTION_STEPS = 12
 _ALPHA_RANGE = (1e-2, 1e2)
 _CHUNK = 2000
+_BATCH = 256
 # SparsePCA's mini-batches are of features, each as long as there are rows.
 _SPARSE_PCA_ROWS = 5_000
 
@@ -54,9 +54,9 @@ def fit_dictionary(task: Task, *, alpha: float, steps: int) -> Dictionary:
     scaling = Scaling.of(fit_rows)
     order = np.random.default_rng(task.seed).permutation(len(fit_rows))
     model = MiniBatchDictionaryLearning(
-        task.k, alpha=alpha, fit_algorithm="cd", batch_size=BATCH, random_state=task.seed
+        task.k, alpha=alpha, fit_algorithm="cd", batch_size=_BATCH, random_state=task.seed
     )
-    batches = [order[i : i + BATCH] for i in range(0, len(order) - BATCH + 1, BATCH)]
+    batches = [order[i : i + _BATCH] for i in range(0, len(order) - _BATCH + 1, _BATCH)]
     with quiet():
         for step in range(steps):
             model.partial_fit(scaling(fit_rows[batches[step % len(batches)]]))

@@ -7,7 +7,7 @@ from benchmarks.codes.measures import ALWAYS_ON, N_NEIGHBOURS
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
 from benchmarks.codes.settings import settings_for
-from benchmarks.codes.training import BATCH, STEPS
+from benchmarks.codes.training import STEPS
 from benchmarks.common import PROBE_NOTE, Row, mean_sd, print_console, print_notes, print_table
 
 Cells = dict[str, str]
@@ -44,8 +44,8 @@ NOTES = (
     f"over rows. Alive: latents that fire on a test row; always on: on more than {ALWAYS_ON:.0%} "
     "of them. Bits: CSR (uint16 counts and columns, float16 values), deflated, per row. Rate: "
     "what the model itself charges, where it is one with a rate.",
-    f"Everything that learns by gradients: {STEPS:,} steps of {BATCH} rows, warm-up and cosine "
-    "decay, inputs centred and divided by one SD; rivals' settings tuned on validation rows of "
+    f"Everything that learns by gradients: {STEPS:,} steps of 256 rows (512 at (1000, 25)), "
+    "warm-up and cosine decay, inputs centred and divided by one SD; rivals' settings tuned on validation rows of "
     "MNIST at each point, sparsecode with its defaults. Dense methods stand as they are and "
     "truncated to L0 per row, by what each entry adds to the reconstruction.",
 )

@@ -20,10 +20,10 @@ from typing_extensions import override
 
 from benchmarks.codes.protocol import Fitted, Images, Scaling, Task, dense
 from benchmarks.common import Features
+from sparsecode.defaults import resolve_batch_size
 from sparsecode.gate import exact_threshold
 
 STEPS = 3000
-BATCH = 256
 _WARM_UP = 0.05
 _CHUNK = 2048
 
@@ -163,12 +163,15 @@ def fit_network(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(task.seed)
     network = build(fit_rows.shape[1], task.k, task.l0, **settings).to(device)
-    train(network, torch.from_numpy(fit_rows).to(device), scaling, lr, steps)
+    batch = resolve_batch_size("auto", len(task.rows), task.l0 / task.k)
+    train(network, torch.from_numpy(fit_rows).to(device), scaling, lr, steps, batch)
     network.eval().calibrate(torch.from_numpy(scaling(validation)).to(device))
     return NetworkCoder(network, scaling, time.perf_counter() - begin)
 
 
-def train(network: Network, rows: Tensor, scaling: Scaling, lr: float, steps: int) -> None:
+def train(
+    network: Network, rows: Tensor, scaling: Scaling, lr: float, steps: int, batch_size: int
+) -> None:
     """Adam on batches drawn without replacement, epoch by epoch."""
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=network.betas)
     mean = torch.from_numpy(scaling.mean).to(rows.device)
@@ -178,8 +181,8 @@ def train(network: Network, rows: Tensor, scaling: Scaling, lr: float, steps: in
     batches: list[Tensor] = []
     for step in range(steps):
         if not batches:
-            batches = list(torch.randperm(len(rows), device=rows.device).split(BATCH))
-            batches = [batch for batch in batches if len(batch) == min(BATCH, len(rows))]
+            batches = list(torch.randperm(len(rows), device=rows.device).split(batch_size))
+            batches = [batch for batch in batches if len(batch) == min(batch_size, len(rows))]
         x = (rows[batches.pop()].float() / 255 - mean) / float(scaling.sd)
         if step == 0:
             network.start(x)

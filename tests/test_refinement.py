@@ -1,0 +1,144 @@
+"""Refined codes: never worse, of the same L0, and at the known optimum where there is one."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_digits
+from sklearn.linear_model import Ridge
+
+from sparsecode import SparseVAETransformer
+
+N = 150
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits().data[:800].astype(np.float32)
+
+
+def fitted(digits, **parameters):
+    values = {"n_components": 24, "p": 0.75, "max_iter": 8, "random_state": 0, **parameters}
+    return SparseVAETransformer(**values).fit(digits)
+
+
+@pytest.fixture(scope="module")
+def linear(digits):
+    return fitted(digits, hidden_sizes=())
+
+
+@pytest.fixture(scope="module")
+def default(digits):
+    return fitted(digits)
+
+
+def errors(coder, x, codes):
+    return np.square(x - coder.inverse_transform(codes)).mean(1)
+
+
+def counts(codes):
+    return np.diff(sparse.csr_array(codes).indptr)
+
+
+def test_values_of_a_linear_decoder_are_those_of_ridge_regression(linear, digits):
+    x = digits[:20]
+    before, after = linear.transform(x), linear.refine(x)
+    # -log p(x | z) + z²/2 is ridge regression on the open atoms, with the noise's variance as its
+    # penalty; the error of the decoder's own bias is part of the target.
+    scale = float(linear.model_.scale * linear.model_.input_scale)
+    target = x - linear.inverse_transform(np.zeros((20, 24), np.float32))
+    for i in range(20):
+        support = before[[i]].indices
+        ridge = Ridge(alpha=scale**2, fit_intercept=False)
+        ridge.fit(linear.components_[support].T, target[i])
+        np.testing.assert_allclose(after[[i]].toarray()[0, support], ridge.coef_, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["linear", "default"])
+@pytest.mark.parametrize("n_swaps", [0, 1, 3, 100])
+def test_l0_stays_and_the_error_falls(name, n_swaps, digits, request):
+    coder = request.getfixturevalue(name)
+    x = digits[:N]
+    before, after = coder.transform(x), coder.refine(x, n_swaps=n_swaps)
+    assert after.dtype == np.float32
+    np.testing.assert_array_equal(counts(after), counts(before))
+    if n_swaps == 0:
+        np.testing.assert_array_equal(after.indices, before.indices)
+    assert errors(coder, x, after).mean() < 0.97 * errors(coder, x, before).mean()
+
+
+def test_exchanges_lower_the_error_further(linear, digits):
+    x = digits[:N]
+    means = [errors(linear, x, linear.refine(x, n_swaps=n)).mean() for n in (0, 1, 4)]
+    assert means[0] > means[1] > means[2]
+
+
+@pytest.mark.parametrize("name", ["linear", "default"])
+@pytest.mark.parametrize("n_swaps", [0, 3])
+def test_a_row_depends_on_that_row_alone(name, n_swaps, digits, request):
+    coder = request.getfixturevalue(name)
+    x = digits[:N]
+    together = coder.refine(x, n_swaps=n_swaps)
+    for i in (0, 7, 149):
+        alone = coder.refine(x[i : i + 1], n_swaps=n_swaps)
+        np.testing.assert_array_equal(alone.indices, together[[i]].indices)
+        np.testing.assert_allclose(alone.data, together[[i]].data, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"posterior": "gaussian"},
+        {"image_shape": (8, 8)},
+        {"p": 0.3},
+        {"p": 0.0},
+        {"sparse_output": False},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model_can_be_refined(parameters, digits):
+    coder = fitted(digits[:300], **parameters)
+    x = digits[:40]
+    before, after = coder.transform(x), coder.refine(x, n_swaps=2)
+    assert type(after) is type(before)
+    np.testing.assert_array_equal(counts(after), counts(before))
+    assert (errors(coder, x, after).mean()) <= errors(coder, x, before).mean()
+
+
+def test_other_likelihoods_are_refined_by_their_own_objective(digits):
+    x = (digits > 8).astype(np.float32)
+    coder = fitted(x, likelihood="bernoulli", hidden_sizes=())
+    before, after = coder.transform(x[:N]), coder.refine(x[:N])
+
+    def cross_entropy(codes):
+        mean = np.clip(coder.inverse_transform(codes), 1e-6, 1 - 1e-6)
+        return -(x[:N] * np.log(mean) + (1 - x[:N]) * np.log1p(-mean)).sum(1).mean()
+
+    assert cross_entropy(after) < cross_entropy(before)
+
+
+def test_codes_from_elsewhere_are_a_start_too(default, digits):
+    x = digits[:30]
+    codes = default.transform(x)
+    np.testing.assert_array_equal(
+        default.refine(x, codes.toarray()).toarray(), default.refine(x).toarray()
+    )
+    half = codes.copy()
+    half.data[::2] = 0
+    half.eliminate_zeros()
+    np.testing.assert_array_equal(counts(default.refine(x, half)), counts(half))
+
+
+def test_rows_without_any_value_stay_empty(default, digits):
+    nothing = np.zeros((3, 24), np.float32)
+    assert default.refine(digits[:3], nothing, n_swaps=2).nnz == 0
+
+
+def test_wrong_arguments_name_the_rule(default, digits):
+    with pytest.raises(ValueError, match="n_steps=0 must be at least 1"):
+        default.refine(digits[:2], n_steps=0)
+    with pytest.raises(ValueError, match=r"n_swaps=-1 at least 0"):
+        default.refine(digits[:2], n_swaps=-1)
+    with pytest.raises(ValueError, match="codes have 3 rows, but X has 2"):
+        default.refine(digits[:2], np.zeros((3, 24)))
+    with pytest.raises(ValueError, match="codes have 5 columns"):
+        default.refine(digits[:2], np.zeros((2, 5)))
