@@ -24,7 +24,7 @@ _STEPS_PER_EPOCH = 4000
 # Fewer rows than this want more regularisation: up to three times the rate.
 _MANY_ROWS = 12_000
 _MAX_BETA = 3.0
-USAGE_BALANCE = 0.3
+USAGE_BALANCE = 0.6
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small.
 WEIGHT_DECAY = 1.0
 _HIDDEN = (512,)

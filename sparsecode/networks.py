@@ -156,6 +156,48 @@ class Encoder(nn.Module):
         nn.init.constant_(self.log_scale.bias, INITIAL_LOG_SCALE)
 
 
+class TiedEncoder(nn.Module):
+    """Means from the decoder's own dictionary: ``gain * (atoms @ x) + bias``.
+
+    Atoms that are filters as well overfit less than filters of their own, and their codes predict
+    labels better. The error that this costs a linear decoder, an MLP beside it makes good:
+    docs/ablations.md.
+
+    Parameters
+    ----------
+    dictionary : Linear
+        Maps (n, k) to (n, d). It stays the decoder's: its weights are not counted as this module's.
+    """
+
+    def __init__(self, dictionary: nn.Linear) -> None:
+        super().__init__()
+        n_latents = dictionary.in_features
+        self._dictionary = (dictionary,)  # in a tuple it is not registered as a part
+        self.gain = nn.Parameter(torch.empty(n_latents))
+        self.bias = nn.Parameter(torch.empty(n_latents))
+        self.log_scale = SharedLogScale(n_latents)
+
+    @property
+    def dictionary(self) -> nn.Linear:
+        """The decoder's linear part."""
+        return self._dictionary[0]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
+        loc = self.mean(x)
+        return loc, self.log_scale(loc)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return ``loc`` (n, k) alone."""
+        return torch.addcmul(self.bias, x @ self.dictionary.weight, self.gain)
+
+    def initialise_(self) -> None:
+        """Start as unit filters, whatever the atoms' length."""
+        self.gain.copy_(1 / self.dictionary.weight.norm(dim=0))
+        nn.init.zeros_(self.bias)
+        nn.init.constant_(self.log_scale.bias, INITIAL_LOG_SCALE)
+
+
 class CustomEncoder(nn.Module):
     """Adapter for a user's module that maps (n, d) to (n, 2k): means, then log scales."""
 

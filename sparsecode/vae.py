@@ -21,6 +21,7 @@ from sparsecode.networks import (
     Encoder,
     ImageShape,
     LinearPlusMLP,
+    TiedEncoder,
     build_decoder,
     build_encoder,
     initialise_,
@@ -83,8 +84,20 @@ class ModelSpec:
         """Whether a gate closes latents in training."""
         return self.posterior == "spike_slab" and self.spike_weight > 0
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the encoder's filters are the decoder's atoms.
 
-def _encoder(spec: ModelSpec) -> Encoder:
+        They are under a decoder that has hidden layers beside its dictionary. A linear decoder
+        alone needs filters of their own.
+        """
+        is_flat = self.image_shape is None and not self.encoder_sizes
+        return self.is_gated and is_flat and bool(self.decoder_sizes)
+
+
+def _encoder(spec: ModelSpec, decoder: nn.Module) -> Encoder | TiedEncoder:
+    if spec.is_tied and isinstance(decoder, LinearPlusMLP):
+        return TiedEncoder(decoder.linear)
     return build_encoder(
         spec.n_features, spec.n_latents, spec.encoder_sizes, spec.image_shape, spec.is_gated
     )
@@ -127,10 +140,12 @@ class SparseVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder: Encoder | CustomEncoder = (
-            _encoder(spec) if encoder is None else CustomEncoder(encoder, spec.n_latents)
-        )
         self.decoder: nn.Module = _decoder(spec) if decoder is None else decoder
+        self.encoder: Encoder | TiedEncoder | CustomEncoder = (
+            _encoder(spec, self.decoder)
+            if encoder is None
+            else CustomEncoder(encoder, spec.n_latents)
+        )
         self.gate = Gate(spec.n_latents, spec.spike_weight, spec.posterior, spec.usage_balance)
         self.register_buffer("input_mean", torch.zeros(spec.n_features))
         self.register_buffer("input_scale", torch.ones(()))
@@ -155,6 +170,8 @@ class SparseVAE(nn.Module):
     def multiply_adds_per_row(self) -> int:
         """Weights that a row meets in the encoder; convolutions meet each of theirs often."""
         n_weights = sum(weight.numel() for weight in self.encoder.parameters())
+        if isinstance(self.encoder, TiedEncoder):
+            n_weights += self.encoder.dictionary.weight.numel()
         return n_weights if self.spec.image_shape is None else n_weights * self.spec.n_features
 
     @torch.no_grad()
@@ -182,8 +199,8 @@ class SparseVAE(nn.Module):
             else:
                 initialise_(self.decoder, generator)
             self._start_at_mean_(mean)
-        if self.dictionary is not None and isinstance(self.encoder, Encoder):
-            self._tie_(self.encoder, self.dictionary)
+        if built_decoder and self.dictionary is not None:
+            self._start_dictionary_(self.dictionary)
 
     def _start_at_mean_(self, mean: Tensor) -> None:
         # Bernoulli decoders start from the marginal of each feature; the Gaussian's inputs are
@@ -194,13 +211,16 @@ class SparseVAE(nn.Module):
         if self.spec.likelihood != "gaussian" and isinstance(last, nn.Linear):
             last.bias.copy_(torch.logit(mean, eps=0.01))
 
-    def _tie_(self, encoder: Encoder, decoder: nn.Linear) -> None:
-        # Random unit directions as dictionary; the encoder starts as its transpose. A code of
+    def _start_dictionary_(self, decoder: nn.Linear) -> None:
+        # Random unit directions as dictionary; a linear encoder starts as its transpose. A code of
         # unit scale then moves the reconstruction by 1/sqrt(L0) of the data's norm.
         directions = nn.functional.normalize(decoder.weight, dim=0)
         l0 = max(1.0, self.spec.n_latents * (1 - self.spec.spike_weight))
         decoder.weight.copy_(directions * math.sqrt(self.spec.n_features / l0))
-        if encoder.loc.weight.shape == decoder.weight.T.shape:
+        encoder = self.encoder
+        if isinstance(encoder, TiedEncoder):
+            encoder.initialise_()
+        elif isinstance(encoder, Encoder) and encoder.loc.weight.shape == directions.T.shape:
             encoder.loc.weight.copy_(directions.T)
 
     def standardise(self, x: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -91,12 +92,11 @@ def test_an_empty_code_decodes_to_the_mean_of_the_data_at_the_start(likelihood):
 
 
 @pytest.mark.parametrize("decoder_sizes", [(), (5,)])
-def test_the_encoder_starts_as_the_transposed_dictionary(decoder_sizes):
+def test_the_encoder_starts_as_the_transposed_dictionary(decoder_sizes, x):
     vae = model(decoder_sizes=decoder_sizes)
-    decoder = vae.dictionary.weight
-    torch.testing.assert_close(
-        nn.functional.normalize(decoder, dim=0), vae.encoder.loc.weight.detach().T
-    )
+    decoder = vae.dictionary.weight.detach()
+    directions = nn.functional.normalize(decoder, dim=0)
+    torch.testing.assert_close(vae.encoder.mean(x).detach(), x @ directions)
     # A code of unit scale moves the reconstruction by 1/sqrt(L0) of the data's norm.
     torch.testing.assert_close(decoder.norm(dim=0), torch.full((4,), math.sqrt(6 / 2)))
 
@@ -108,6 +108,23 @@ def test_only_one_layer_counts_as_a_linear_decoder():
     assert model(posterior="gaussian", decoder_sizes=(5,)).dictionary is None
     own = SparseVAE(spec(), nn.Linear(6, 8), nn.Linear(4, 6))
     assert own.linear_decoder is own.decoder
+
+
+def test_beside_hidden_layers_the_atoms_are_the_filters(x):
+    vae = model(decoder_sizes=(5,))
+    names = {name for name, _ in vae.encoder.named_parameters()}
+    assert names == {"gain", "bias", "log_scale.bias"}
+    copied = copy.deepcopy(vae).double()
+    for each in (vae, copied):
+        with torch.no_grad():
+            each.dictionary.weight.mul_(2)
+        rows = x.to(each.scale)
+        expected = rows @ each.dictionary.weight * each.encoder.gain + each.encoder.bias
+        torch.testing.assert_close(each.encoder.mean(rows), expected)
+    # The copy follows its own dictionary, not that of the original.
+    assert copied.encoder.dictionary is copied.dictionary
+    assert vae.encoder.dictionary is vae.dictionary
+    assert vae.multiply_adds_per_row >= 6 * 4
 
 
 def test_own_networks_are_not_drawn_anew():
