@@ -21,13 +21,22 @@ DIGITS = Path(__file__).parent / "digits"
 
 
 def show(axes: Axes, picture: NDArray, title: str = "", limit: float | None = None) -> None:
-    """Draw one image: grey in [0, 1], or an atom in red and blue around zero."""
+    """Draw one image: grey in [0, 1], or a change of one in red and blue around zero."""
     if limit is None:
         axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
     else:
         axes.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit)
     axes.set_title(title, fontsize=8, pad=3)
     axes.set_axis_off()
+
+
+def contributions(
+    transformer: SparseVAETransformer, code: NDArray, latents: NDArray
+) -> NDArray[np.float32]:
+    """Return what the picture loses without each of these latents, one row each."""
+    without = np.repeat(code[None], len(latents), axis=0)
+    without[np.arange(len(latents)), latents] = 0
+    return transformer.inverse_transform(code[None]) - transformer.inverse_transform(without)
 
 
 def main() -> None:
@@ -42,7 +51,6 @@ def main() -> None:
     X = np.stack([np.asarray(Image.open(path)).ravel() for path in paths])
     codes = transformer.transform(X)
     reconstructions = transformer.inverse_transform(codes)
-    atoms = transformer.components_
 
     columns = 3 + N_LATENTS_SHOWN
     figure, grid = plt.subplots(len(X), columns, figsize=(columns * 0.95, len(X) * 1.12))
@@ -54,9 +62,10 @@ def main() -> None:
         n_active = np.count_nonzero(code)
         row[2].text(0.5, 0.5, f"{n_active} of\n{len(code)}\nlatents", ha="center", va="center")
         row[2].set_axis_off()
-        limit = np.abs(atoms[order] * code[order, None]).max()
-        for axes, j in zip(row[3:], order, strict=True):
-            show(axes, (code[j] * atoms[j]).reshape(28, 28), f"#{j}: {code[j]:.2f}", limit)
+        changes = contributions(transformer, code, order)
+        limit = np.abs(changes).max()
+        for axes, j, change in zip(row[3:], order, changes, strict=True):
+            show(axes, change.reshape(28, 28), f"#{j}: {code[j]:.2f}", limit)
     figure.tight_layout(pad=0.3)
     figure.savefig(args.output, dpi=130)
 

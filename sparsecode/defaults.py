@@ -21,7 +21,7 @@ _BATCHES = 40
 _DENSE, _RARE_BATCH = 0.05, 1024
 # Steps in one epoch above which batches grow: tens of millions of rows take few epochs.
 _STEPS_PER_EPOCH = 4000
-# Fewer rows than this want more regularisation: up to three times the rate.
+# Fewer rows than this want more regularisation: a linear decoder, up to three times the rate.
 _MANY_ROWS = 12_000
 _MAX_BETA = 3.0
 USAGE_BALANCE = 0.6
@@ -58,18 +58,22 @@ def resolve_hidden_sizes(
     hidden_sizes: str | Sequence[int],
     posterior: PosteriorName,
     image_shape: ImageShape | None,
+    n_rows: int,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Widths of encoder and decoder: mirrored where given.
 
-    "auto" is a linear encoder under a dictionary with an MLP beside it for the gated posterior, one
-    hidden layer on both sides for the other, and nothing behind convolutions.
+    "auto" is linear for the gated posterior, with hidden units beside the decoder's dictionary
+    where there are rows enough to train them; one hidden layer on both sides for the other
+    posterior; and nothing behind convolutions.
     """
     if not isinstance(hidden_sizes, str):
         sizes = tuple(int(size) for size in hidden_sizes)
         return sizes, sizes[::-1]
     if image_shape is not None:
         return (), ()
-    return (() if posterior == "spike_slab" else _HIDDEN), _HIDDEN
+    if posterior == "gaussian":
+        return _HIDDEN, _HIDDEN
+    return (), _HIDDEN if n_rows >= _MANY_ROWS else ()
 
 
 def resolve_beta(beta: str | float, posterior: PosteriorName, p: float, n_rows: int) -> float:

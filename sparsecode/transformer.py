@@ -102,9 +102,9 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         (n, k) -> (n, d). They are copied, not changed.
     hidden_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers of the encoder, and of the decoder in reverse; () is linear.
-        "auto" is a linear encoder under a decoder with 512 hidden units beside its dictionary for
-        "spike_slab", and (512,) for "gaussian". The decoder of "spike_slab" always keeps a linear
-        part beside its hidden layers.
+        For "spike_slab", "auto" is () below 12,000 rows, and from there on a linear encoder under a
+        decoder with 512 hidden units beside its dictionary; for "gaussian" it is (512,). The
+        decoder of "spike_slab" always keeps a linear part beside its hidden layers.
     max_iter : "auto" or int, default="auto"
         Epochs. "auto" makes about 3,000 steps, in 1 to 50 epochs.
     batch_size : "auto" or int, default="auto"
@@ -314,9 +314,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         start = self.model_ if self.warm_start and hasattr(self, "model_") else None
         rows = self._fit_rows(X, reset=start is None, ensure_min_samples=2)
-        plan = self._plan(rows)
-        if start is not None:
-            _check_same_model(start.spec, plan.spec)
+        plan = self._plan(rows, start)
         self.image_options_ = None
         with TrainingProgress(self.verbose) as progress:
             result = fit_model(plan, rows, start, progress)
@@ -344,9 +342,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         is_first = not hasattr(self, "model_")
         rows = self._fit_rows(X, reset=is_first, ensure_min_samples=2 if is_first else 1)
-        plan = self._plan(rows)
-        if not is_first:
-            _check_same_model(self.model_.spec, plan.spec)
+        plan = self._plan(rows, None if is_first else self.model_)
         index = torch.arange(rows.n_rows, device=plan.device)
         if is_first:
             self.model_ = new_model(plan, rows, index)
@@ -420,9 +416,14 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             )
         return sparse.csr_array(X) if sparse.issparse(X) else X
 
-    def _plan(self, rows: Rows) -> FitPlan:
+    def _plan(self, rows: Rows, start: SparseVAE | None) -> FitPlan:
         image_shape = _image_shape(self.image_shape)
-        sizes = resolve_hidden_sizes(self.hidden_sizes, self.posterior, image_shape)
+        if start is not None and isinstance(self.hidden_sizes, str):
+            sizes = start.spec.encoder_sizes, start.spec.decoder_sizes
+        else:
+            sizes = resolve_hidden_sizes(
+                self.hidden_sizes, self.posterior, image_shape, rows.n_rows
+            )
         spec = ModelSpec(
             n_features=rows.n_features,
             n_latents=int(self.n_components),
@@ -436,6 +437,8 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             image_shape=image_shape,
             usage_balance=USAGE_BALANCE,
         )
+        if start is not None:
+            _check_same_model(start.spec, spec)
         batch_size = resolve_batch_size(self.batch_size, rows.n_rows, _training_density(spec))
         is_linear = self.encoder is None and image_shape is None and not sizes[0]
         options = TrainingOptions(

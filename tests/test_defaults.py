@@ -36,11 +36,12 @@ def test_data_out_of_range_are_refused_with_a_remedy(name, low, high):
 
 
 def test_hidden_sizes():
-    assert resolve_hidden_sizes("auto", "spike_slab", None) == ((), (512,))
-    assert resolve_hidden_sizes("auto", "gaussian", None) == ((512,), (512,))
-    assert resolve_hidden_sizes("auto", "gaussian", (8, 8)) == ((), ())
-    assert resolve_hidden_sizes(np.array([3, 2]), "gaussian", None) == ((3, 2), (2, 3))
-    assert resolve_hidden_sizes((), "spike_slab", None) == ((), ())
+    assert resolve_hidden_sizes("auto", "spike_slab", None, 60_000) == ((), (512,))
+    assert resolve_hidden_sizes("auto", "spike_slab", None, 1_000) == ((), ())
+    assert resolve_hidden_sizes("auto", "gaussian", None, 1_000) == ((512,), (512,))
+    assert resolve_hidden_sizes("auto", "gaussian", (8, 8), 60_000) == ((), ())
+    assert resolve_hidden_sizes(np.array([3, 2]), "gaussian", None, 9) == ((3, 2), (2, 3))
+    assert resolve_hidden_sizes((), "spike_slab", None, 60_000) == ((), ())
 
 
 def test_beta_is_one_but_for_the_gate_on_few_rows():

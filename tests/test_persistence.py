@@ -293,7 +293,7 @@ def test_a_configuration_that_is_wrong_is_refused(path, change, message):
 TENSORS = {
     "missing": (lambda t: t.pop("gate.usage"), "tensors missing or unknown: .*gate.usage"),
     "unknown": (lambda t: t.update(extra=torch.ones(1)), "missing or unknown: .*extra"),
-    "NaN": (lambda t: t["decoder.linear.weight"].fill_(torch.nan), "values that are not finite"),
+    "NaN": (lambda t: t["decoder.0.weight"].fill_(torch.nan), "values that are not finite"),
     "infinite threshold": (
         lambda t: t["gate.threshold"].fill_(-torch.inf),
         "gate.threshold has values that are not finite",
@@ -318,7 +318,7 @@ def test_tensors_that_are_wrong_are_refused(path, change, message):
 
 
 def test_a_changed_weight_is_noticed(path):
-    tampered(path, change_tensors=lambda t: t["decoder.linear.weight"].add_(1e-3), rehash=False)
+    tampered(path, change_tensors=lambda t: t["decoder.0.weight"].add_(1e-3), rehash=False)
     with pytest.raises(ModelFormatError, match="do not have the stored hash"):
         load(path)
 

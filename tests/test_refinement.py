@@ -27,8 +27,8 @@ def linear(digits):
 
 
 @pytest.fixture(scope="module")
-def default(digits):
-    return fitted(digits)
+def deeper(digits):
+    return fitted(digits, hidden_sizes=(32,))
 
 
 def errors(coder, x, codes):
@@ -53,7 +53,7 @@ def test_values_of_a_linear_decoder_are_those_of_ridge_regression(linear, digits
         np.testing.assert_allclose(after[[i]].toarray()[0, support], ridge.coef_, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["linear", "default"])
+@pytest.mark.parametrize("name", ["linear", "deeper"])
 @pytest.mark.parametrize("n_swaps", [0, 1, 3, 100])
 def test_l0_stays_and_the_error_falls(name, n_swaps, digits, request):
     coder = request.getfixturevalue(name)
@@ -72,7 +72,7 @@ def test_exchanges_lower_the_error_further(linear, digits):
     assert means[0] > means[1] > means[2]
 
 
-@pytest.mark.parametrize("name", ["linear", "default"])
+@pytest.mark.parametrize("name", ["linear", "deeper"])
 @pytest.mark.parametrize("n_swaps", [0, 3])
 def test_a_row_depends_on_that_row_alone(name, n_swaps, digits, request):
     coder = request.getfixturevalue(name)
@@ -116,29 +116,29 @@ def test_other_likelihoods_are_refined_by_their_own_objective(digits):
     assert cross_entropy(after) < cross_entropy(before)
 
 
-def test_codes_from_elsewhere_are_a_start_too(default, digits):
+def test_codes_from_elsewhere_are_a_start_too(deeper, digits):
     x = digits[:30]
-    codes = default.transform(x)
+    codes = deeper.transform(x)
     np.testing.assert_array_equal(
-        default.refine(x, codes.toarray()).toarray(), default.refine(x).toarray()
+        deeper.refine(x, codes.toarray()).toarray(), deeper.refine(x).toarray()
     )
     half = codes.copy()
     half.data[::2] = 0
     half.eliminate_zeros()
-    np.testing.assert_array_equal(counts(default.refine(x, half)), counts(half))
+    np.testing.assert_array_equal(counts(deeper.refine(x, half)), counts(half))
 
 
-def test_rows_without_any_value_stay_empty(default, digits):
+def test_rows_without_any_value_stay_empty(deeper, digits):
     nothing = np.zeros((3, 24), np.float32)
-    assert default.refine(digits[:3], nothing, n_swaps=2).nnz == 0
+    assert deeper.refine(digits[:3], nothing, n_swaps=2).nnz == 0
 
 
-def test_wrong_arguments_name_the_rule(default, digits):
+def test_wrong_arguments_name_the_rule(deeper, digits):
     with pytest.raises(ValueError, match="n_steps=0 must be at least 1"):
-        default.refine(digits[:2], n_steps=0)
+        deeper.refine(digits[:2], n_steps=0)
     with pytest.raises(ValueError, match=r"n_swaps=-1 at least 0"):
-        default.refine(digits[:2], n_swaps=-1)
+        deeper.refine(digits[:2], n_swaps=-1)
     with pytest.raises(ValueError, match="codes have 3 rows, but X has 2"):
-        default.refine(digits[:2], np.zeros((3, 24)))
+        deeper.refine(digits[:2], np.zeros((3, 24)))
     with pytest.raises(ValueError, match="codes have 5 columns"):
-        default.refine(digits[:2], np.zeros((2, 5)))
+        deeper.refine(digits[:2], np.zeros((2, 5)))

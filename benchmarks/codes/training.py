@@ -164,7 +164,12 @@ def fit_network(
     torch.manual_seed(task.seed)
     network = build(fit_rows.shape[1], task.k, task.l0, **settings).to(device)
     batch = resolve_batch_size("auto", len(task.rows), task.l0 / task.k)
-    train(network, torch.from_numpy(fit_rows).to(device), scaling, lr, steps, batch)
+    # Adam's moments of latents that never fire decay into denormals, which are slow on a CPU.
+    torch.set_flush_denormal(True)
+    try:
+        train(network, torch.from_numpy(fit_rows).to(device), scaling, lr, steps, batch)
+    finally:
+        torch.set_flush_denormal(False)
     network.eval().calibrate(torch.from_numpy(scaling(validation)).to(device))
     return NetworkCoder(network, scaling, time.perf_counter() - begin)
 
@@ -175,8 +180,6 @@ def train(
     """Adam on batches drawn without replacement, epoch by epoch."""
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=network.betas)
     mean = torch.from_numpy(scaling.mean).to(rows.device)
-    # Adam's moments of latents that never fire decay into denormals, which are slow on a CPU.
-    torch.set_flush_denormal(True)
     network.train()
     batches: list[Tensor] = []
     for step in range(steps):

@@ -1,0 +1,361 @@
+"""The variants of `benchmarks.ablations`: each differs from `SparseVAETransformer` in one respect.
+
+Where the estimator has a parameter for it, a variant is that parameter. Everything else is no
+parameter of the package: it is patched into the package for as long as a model is fitted and used.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from sparsecode import defaults, fitting, trainer, transformer, vae
+from sparsecode.distributions import GatedNormal
+from sparsecode.gate import Gate
+from sparsecode.loader import Rows
+from sparsecode.networks import INITIAL_LOG_SCALE, Encoder, TiedEncoder, build_decoder
+from sparsecode.vae import ModelSpec, SparseVAE
+
+Patch: TypeAlias = Callable[[], AbstractContextManager[object]]
+
+# Width of the rectangle in which a gate has a gradient, in units of the slab.
+KERNEL_WIDTH = 0.3
+IMAGE_SHAPE = (28, 28)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One respect in which a fit differs.
+
+    Attributes
+    ----------
+    parameters : dict
+        Of the estimator.
+    patches : tuple of callables
+        Each makes a context manager that changes the package.
+    against : str
+        The variant that it is compared with, and from which it differs in the one respect.
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    patches: tuple[Patch, ...] = ()
+    against: str = "default"
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Patch the package; fit and code in here."""
+        with ExitStack() as stack:
+            for make in self.patches:
+                stack.enter_context(make())
+            yield
+
+
+def replaced(owner: object, name: str, value: object) -> Patch:
+    """Make a patch of one attribute of a module or class."""
+    return partial(patch.object, owner, name, value)
+
+
+# -- gates ---------------------------------------------------------------------------------------
+
+
+class GateOfModel(Gate):
+    """A gate that knows its model, set by `gate_of`."""
+
+    model: tuple[SparseVAE]  # in a tuple it is not registered as a part
+
+
+def gate_of(kind: type[Gate]) -> Patch:
+    """Give every model a gate of this kind."""
+    build = SparseVAE.__init__
+
+    def build_and_tell(self: SparseVAE, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        if isinstance(self.gate, GateOfModel):
+            self.gate.model = (self,)
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with patch.object(vae, "Gate", kind), patch.object(SparseVAE, "__init__", build_and_tell):
+            yield
+
+    return patched
+
+
+class NormGate(GateOfModel):
+    """Scores are what a code moves in the reconstruction: loc times the length of its atom."""
+
+    @override
+    def scores(self, loc: Tensor) -> Tensor:
+        dictionary = self.model[0].dictionary
+        assert dictionary is not None
+        return super().scores(loc) * dictionary.weight.detach().norm(dim=0).to(loc.dtype)
+
+
+class SignedGate(Gate):
+    """Scores are abs(loc), so that negative codes pass."""
+
+    @property
+    @override
+    def is_signed(self) -> bool:
+        return True
+
+
+class RowGate(Gate):
+    """Open exactly the top L0 of each row, in training and afterwards.
+
+    Scores are taken relative to the row's own threshold, and moved away from it by 1 on either
+    side: the threshold shared by all is then 0, and calibration finds it there.
+    """
+
+    target: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("target", torch.zeros(()))
+
+    @override
+    def scores(self, loc: Tensor) -> Tensor:
+        scores = super().scores(loc)
+        n_latents = loc.shape[1]
+        n_open = min(n_latents - 1, round(n_latents * (1 - float(self.target))))
+        edges = scores.topk(n_open + 1, dim=1).values[:, n_open - 1 :]
+        relative = scores - edges.mean(1, keepdim=True)
+        return relative + relative.sign()
+
+    @override
+    def track(self, scores: Tensor, target: Tensor, is_first: bool = False) -> None:
+        self.target.copy_(target)  # of the steps that follow: p is annealed here, too
+
+
+class SmoothGate(GateOfModel):
+    """0 and 1 forward; backward, the gradient of `surrogate`."""
+
+    @override
+    def forward(self, scores: Tensor) -> Tensor:
+        soft = self.surrogate(scores - self.threshold)
+        return super().forward(scores) + (soft - soft.detach())
+
+    def surrogate(self, distance: Tensor) -> Tensor:
+        """Slope 1 everywhere: straight-through."""
+        return distance
+
+
+class RectangleGate(SmoothGate):
+    """The kernel of S. Rajamanoharan et al. (2024), "Jumping ahead", at our own width."""
+
+    @override
+    def surrogate(self, distance: Tensor) -> Tensor:
+        return (distance / KERNEL_WIDTH).clamp(-0.5, 0.5)
+
+
+class OwnHeadGate(SmoothGate):
+    """Scores are the logits of `TwoHeads`, which learn through a sigmoid."""
+
+    @override
+    def scores(self, loc: Tensor) -> Tensor:
+        encoder = self.model[0].encoder
+        assert isinstance(encoder, TwoHeads)
+        return super().scores(encoder.logits).to(loc.dtype)
+
+    @override
+    def surrogate(self, distance: Tensor) -> Tensor:
+        return torch.sigmoid(distance)
+
+
+# -- networks ------------------------------------------------------------------------------------
+
+
+class TwoHeads(TiedEncoder):
+    """Means by the atoms; what is open, by filters of their own that start at the atoms."""
+
+    logits: Tensor
+
+    def __init__(self, dictionary: nn.Linear) -> None:
+        super().__init__(dictionary)
+        self.filters = nn.Linear(dictionary.out_features, dictionary.in_features)
+
+    @override
+    def mean(self, x: Tensor) -> Tensor:
+        self.logits = self.filters(x)  # `OwnHeadGate.scores` is always asked next
+        return super().mean(x)
+
+    @override
+    def initialise_(self) -> None:
+        super().initialise_()
+        self.filters.weight.copy_(nn.functional.normalize(self.dictionary.weight, dim=0).T)
+        nn.init.zeros_(self.filters.bias)
+
+
+class ScalePerRow(TiedEncoder):
+    """A head for the standard deviations instead of one for each latent."""
+
+    def __init__(self, dictionary: nn.Linear) -> None:
+        super().__init__(dictionary)
+        self.row_scale = nn.Linear(dictionary.out_features, dictionary.in_features)
+        del self.log_scale
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(x), self.row_scale(x)
+
+    @override
+    def initialise_(self) -> None:
+        self.gain.copy_(1 / self.dictionary.weight.norm(dim=0))
+        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.row_scale.weight)
+        nn.init.constant_(self.row_scale.bias, INITIAL_LOG_SCALE)
+
+
+def _tied_to_linear(_: ModelSpec, decoder: nn.Module) -> TiedEncoder:
+    assert isinstance(decoder, nn.Sequential)
+    assert isinstance(decoder[0], nn.Linear)
+    return TiedEncoder(decoder[0])
+
+
+def _mlp_alone(spec: ModelSpec) -> nn.Module:
+    return build_decoder(spec.n_features, spec.n_latents, spec.decoder_sizes, None)
+
+
+def _convolutional(spec: ModelSpec) -> nn.Module:
+    return build_decoder(spec.n_features, spec.n_latents, (), IMAGE_SHAPE)
+
+
+# -- start ---------------------------------------------------------------------------------------
+
+_start_dictionary_ = SparseVAE._start_dictionary_
+_new_model = fitting.new_model
+
+
+def _start_filters_anew(self: SparseVAE, dictionary: nn.Linear) -> None:
+    """Keep the filters that were drawn, at unit length, instead of the transposed dictionary."""
+    assert isinstance(self.encoder, Encoder)
+    drawn = nn.functional.normalize(self.encoder.loc.weight, dim=1)
+    _start_dictionary_(self, dictionary)
+    self.encoder.loc.weight.copy_(drawn)
+
+
+@torch.no_grad()
+def _start_at_rows(plan: fitting.FitPlan, rows: Rows, train: Tensor) -> SparseVAE:
+    """Take training rows, centred, as directions of the dictionary; lengths stay."""
+    model = _new_model(plan, rows, train)
+    assert model.dictionary is not None
+    atoms, n_latents = model.dictionary.weight, plan.spec.n_latents
+    drawn = model.standardise(rows.batch(train[torch.arange(n_latents) % len(train)]))
+    atoms.copy_(nn.functional.normalize(drawn, dim=1).T * atoms.norm(dim=0))
+    return model
+
+
+# -- training ------------------------------------------------------------------------------------
+
+_set_schedule = trainer.Trainer._set_schedule
+_warm_up_cosine = trainer._warm_up_cosine
+
+
+def _mean(self: GatedNormal, *_: Any, **__: Any) -> Tensor:
+    return self.mean
+
+
+def _p_at_once(self: trainer.Trainer, run: Any) -> None:
+    _set_schedule(self, run)
+    self.target.fill_(self.model.spec.spike_weight)
+
+
+def _constant_after_warm_up(done: float) -> float:
+    return _warm_up_cosine(min(done, trainer._WARM_UP))
+
+
+def steps(factor: float) -> Variant:
+    """Train for so many times the default number of steps."""
+    return Variant({}, (replaced(defaults, "_STEPS", round(factor * defaults._STEPS)),))
+
+
+def learning_rate(factor: float) -> Variant:
+    """Train at so many times the default rate."""
+    rate = defaults.resolve_learning_rate("auto", is_linear=True)
+    return Variant({"learning_rate": factor * rate})
+
+
+# -- all -----------------------------------------------------------------------------------------
+
+_UNTIED = replaced(ModelSpec, "is_tied", False)
+_NO_NOISE = replaced(GatedNormal, "rsample", _mean)
+_BETA = defaults.resolve_beta("auto", "spike_slab", 0.5, 60_000)
+
+
+def _values(label: str, values: tuple[float, ...], now: float, make: Any) -> dict[str, Variant]:
+    """One variant for each value that is not the default."""
+    return {f"{label} {value:g}": make(value) for value in values if value != now}
+
+
+def _constant(module: object, name: str) -> Callable[[float], Variant]:
+    return lambda value: Variant({}, (replaced(module, name, value),))
+
+
+VARIANTS: dict[str, Variant] = {
+    "default": Variant(),
+    "score: loc times atom length": Variant({}, (gate_of(NormGate),)),
+    "score: abs(loc), signed codes": Variant({}, (gate_of(SignedGate),)),
+    "score: a head of its own": Variant(
+        {}, (gate_of(OwnHeadGate), replaced(vae, "TiedEncoder", TwoHeads))
+    ),
+    "gate: top L0 of each row": Variant({}, (gate_of(RowGate),)),
+    "gate gradient: straight-through": Variant({}, (gate_of(SmoothGate),)),
+    f"gate gradient: rectangle, width {KERNEL_WIDTH:g}": Variant({}, (gate_of(RectangleGate),)),
+    "encoder: untied": Variant({}, (_UNTIED,)),
+    "encoder: MLP": Variant({"hidden_sizes": (512,)}),
+    "encoder: scale for each row": Variant({}, (replaced(vae, "TiedEncoder", ScalePerRow),)),
+    "decoder: linear, tied": Variant(
+        {"hidden_sizes": ()}, (replaced(vae, "_encoder", _tied_to_linear),)
+    ),
+    "decoder: linear": Variant({"hidden_sizes": ()}, against="encoder: untied"),
+    "decoder: MLP alone": Variant(
+        {}, (replaced(vae, "_decoder", _mlp_alone),), against="encoder: untied"
+    ),
+    "decoder: convolutional": Variant(
+        {}, (replaced(vae, "_decoder", _convolutional),), against="encoder: untied"
+    ),
+    "encoder and decoder: convolutional": Variant({"image_shape": IMAGE_SHAPE}),
+    "likelihood: Bernoulli": Variant({"likelihood": "bernoulli"}),
+    "likelihood: continuous Bernoulli": Variant({"likelihood": "continuous_bernoulli"}),
+    "beta 0, no noise: autoencoder": Variant({"beta": 0.0}, (_NO_NOISE,)),
+    **_values("beta", (0.1, 0.3, 1, 3), _BETA, lambda beta: Variant({"beta": float(beta)})),
+    "no noise": Variant({}, (_NO_NOISE,)),
+    "p annealed: not": Variant({}, (replaced(trainer.Trainer, "_set_schedule", _p_at_once),)),
+    "p annealed: over half of training": Variant({}, (replaced(trainer, "_ANNEAL", 0.5),)),
+    "start: filters on their own": Variant(
+        {},
+        (_UNTIED, replaced(SparseVAE, "_start_dictionary_", _start_filters_anew)),
+        against="encoder: untied",
+    ),
+    "start: atoms at training rows": Variant({}, (replaced(fitting, "new_model", _start_at_rows),)),
+    **_values(
+        "usage balance",
+        (0, 0.3, 1),
+        transformer.USAGE_BALANCE,
+        _constant(transformer, "USAGE_BALANCE"),
+    ),
+    **_values(
+        "auxiliary loss",
+        (0, 0.25),
+        trainer._AUXILIARY_WEIGHT,
+        _constant(trainer, "_AUXILIARY_WEIGHT"),
+    ),
+    **_values(
+        "weight decay", (0, 3), transformer.WEIGHT_DECAY, _constant(transformer, "WEIGHT_DECAY")
+    ),
+    "learning rate / 3": learning_rate(1 / 3),
+    "learning rate x 3": learning_rate(3),
+    "learning rate constant after warm-up": Variant(
+        {}, (replaced(trainer, "_warm_up_cosine", _constant_after_warm_up),)
+    ),
+    "steps / 3": steps(1 / 3),
+    "steps x 2": steps(2),
+    "batch 128": Variant({"batch_size": 128}),
+    "batch 512": Variant({"batch_size": 512}),
+}
