@@ -3,14 +3,14 @@
     python benchmarks/few_rows.py --data-dir ../shared/data
 
 Trains 256 latents at p = .8 on 1,200 images and tests on the 10,000 test images. One line changes
-one default at a time. The weight decay is no parameter of the estimator, so its line replaces the
-function that chooses it.
+one default at a time. The weight decay is no parameter of the estimator, so its line replaces
+the constant.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from common import (
@@ -30,7 +30,7 @@ from common import (
 )
 
 from sparsecode import SparseVAETransformer, transformer
-from sparsecode.defaults import resolve_weight_decay
+from sparsecode.defaults import WEIGHT_DECAY
 
 N_ROWS, N_LATENTS, P, N_SEEDS = 1200, 256, 0.8, 5
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,16 +43,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def measure(data: DataSet, changes: dict[str, Any], seed: int) -> Row:
     parameters = dict(changes)
-    decay = parameters.pop("weight_decay", None)
+    decay = parameters.pop("weight_decay", WEIGHT_DECAY)
     # The seed draws the rows, too: the spread is that of another 1,200 images.
     rows = np.random.default_rng(seed).permutation(len(data.train))[:N_ROWS]
-    choose: Callable[[int], float] = resolve_weight_decay
-    transformer.resolve_weight_decay = choose if decay is None else lambda _: decay
-    try:
+    with patch.object(transformer, "WEIGHT_DECAY", decay):
         estimator = SparseVAETransformer(N_LATENTS, P, random_state=seed, **parameters)
         codes = estimator.fit_transform(data.train[rows])
-    finally:
-        transformer.resolve_weight_decay = choose
     test_codes = estimator.transform(data.test)
     score = linear_probe(codes, data.train_labels[rows], test_codes, data.test_labels)
     test = unit_float(data.test)

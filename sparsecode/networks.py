@@ -98,8 +98,7 @@ def _conv_decoder(n_latents: int, image_shape: ImageShape) -> nn.Sequential:
 class SharedLogScale(nn.Module):
     """One log standard deviation for each latent, the same for every row.
 
-    A head on the body would cost as much as the means. For gated latents it buys nothing:
-    docs/ablations.md.
+    A head on the body would cost as much as the means. ``benchmarks/ablations.py`` compares.
 
     Parameters
     ----------

@@ -532,8 +532,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             likelihood needs none: its values have a closed form, regularised least squares.
         n_swaps : int, default=0
             Non-zeros of each row to exchange for others, in rounds of ``n_swaps``, half of that,
-            and so on down to 1. 0 keeps the support. Exchanges lower the error further, at the
-            price of codes that predict labels less well: see ``docs/ablations.md``.
+            and so on down to 1. 0 keeps the support.
 
         Returns
         -------
