@@ -1,8 +1,9 @@
 """Settings of every tuned rival, one for each point.
 
 Still empty: the search has not been finished, and each grid's first value is used. To be chosen by
-``python -m benchmarks.codes tune --data-dir ../shared/data``: MNIST, seed 0, mean squared error on the validation rows, probe accuracy where errors are within 1 % of each other; every trial
-is in ``benchmarks/results/codes_tuning.jsonl``. The same settings serve Fashion-MNIST.
+``python -m benchmarks.codes tune --data-dir ../shared/data``: MNIST, seed 0, mean squared error on
+the validation rows, probe accuracy where errors are within 1 % of each other; every trial is in
+``benchmarks/results/codes_tuning.jsonl``. The same settings serve Fashion-MNIST.
 """
 
 from typing import Any
