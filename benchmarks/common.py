@@ -48,7 +48,7 @@ _PROBE_ITERATIONS = 200
 PROBE_NOTE = (
     "Probe: multinomial logistic regression (L-BFGS, at most 200 iterations), features divided by "
     f"their standard deviation without centring; C from {PROBE_CS[0]:g} to {PROBE_CS[-1]:g} chosen "
-    f"on {_PROBE_HELD_OUT:,} training rows held out, no refit on them."
+    f"on {_PROBE_HELD_OUT:,} training rows held out (a quarter of fewer rows), then fitted to all."
 )
 
 
@@ -170,7 +170,7 @@ def linear_probe(
     """Fit multinomial logistic regressions of growing C; score the best on held-out rows.
 
     Each fit starts from the last one, and the search ends when two values of C in a row did not
-    raise the accuracy on the held-out training rows. The winner is not fitted again on them.
+    raise the accuracy on the held-out training rows. The winner goes on to fit all training rows.
     """
     scaler = StandardScaler(with_mean=False).fit(train)
     x, x_test = scaler.transform(train), scaler.transform(test)
@@ -187,6 +187,7 @@ def linear_probe(
             best, best_score, n_worse = copy.deepcopy(model), score, 0
         if n_worse == _PROBE_PATIENCE:
             break
+    best.fit(x, labels)
     return ProbeScore(float(best.score(x_test, test_labels)), float(best.C))
 
 

@@ -54,7 +54,7 @@ def row_scores(model: SparseVAE, rows: Rows, index: Tensor) -> NDArray[np.float3
     """Scores (m, k) of the rows at ``index``, or of as many of them as memory allows."""
     index = index[: max(1, _MAX_SCORES // model.spec.n_latents)]
     parts = []
-    with matmul_precision(tf32=False):
+    with matmul_precision(reduced=False):
         for part in index.split(4096):
             loc = model.encoder.mean(model.standardise(rows.batch(part)))
             parts.append(model.gate.scores(loc.float()).cpu())

@@ -36,7 +36,7 @@ class Coder:
     def __call__(self, x: Tensor) -> Tensor:
         """Codes (n, k), float32, of rows x (n, d)."""
         gate = self.model.gate
-        with matmul_precision(tf32=False):
+        with matmul_precision(reduced=False):
             loc = _locations(self.model, x).float()
             scores = gate.scores(loc)
             tolerance = _TOLERANCE * gate.threshold.abs().clamp(min=1.0)

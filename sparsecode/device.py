@@ -32,23 +32,23 @@ def resolve_device(device: str) -> torch.device:
 
 
 @contextmanager
-def matmul_precision(tf32: bool) -> Iterator[None]:
-    """Allow or forbid TF32 for products and convolutions within the block, deterministically.
+def matmul_precision(reduced: bool) -> Iterator[None]:
+    """Allow or forbid shorter factors in products and convolutions, deterministically.
 
     Parameters
     ----------
-    tf32 : bool
-        True in training, where noise far above its rounding is added anyway; False wherever a
-        user sees the numbers.
+    reduced : bool
+        True in training, where noise far above the rounding is added anyway: TF32 on a GPU,
+        bfloat16 on a CPU that has units for it. False wherever a user sees the numbers.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.set_float32_matmul_precision("medium" if reduced else "highest")
     try:
         with torch.backends.cudnn.flags(
             enabled=torch.backends.cudnn.enabled,
             benchmark=False,
             deterministic=True,
-            allow_tf32=tf32,
+            allow_tf32=reduced,
         ):
             yield
     finally:

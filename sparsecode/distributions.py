@@ -1,7 +1,7 @@
 """Distributions: the spike-and-slab prior, the gated posterior, the likelihoods.
 
-Everything here is per dimension (``event_shape == ()``): a vector of k latents is a batch of k
-independent draws, each with its own choice between spike and slab.
+Prior and posterior are per dimension (``event_shape == ()``): a vector of k latents is a batch of k
+independent draws, each with its own choice between spike and slab. Likelihoods are over rows.
 """
 
 import math
@@ -14,7 +14,6 @@ from torch.distributions import (
     ContinuousBernoulli,
     Distribution,
     Independent,
-    Normal,
     constraints,
 )
 from torch.distributions.utils import broadcast_all
@@ -186,10 +185,12 @@ class GatedNormal(Distribution):
 
     Parameters
     ----------
-    loc, scale : Tensor
-        Mean and standard deviation behind the gate.
+    loc : Tensor
+        Mean behind the gate.
+    scale : Tensor
+        Standard deviation behind the gate, broadcastable with ``loc``; kept in its own shape.
     gate : Tensor
-        1 (open) or 0 (closed), broadcastable with ``loc``.
+        1 (open) or 0 (closed), of the shape of ``loc``.
     """
 
     arg_constraints = {  # noqa: RUF012
@@ -203,8 +204,8 @@ class GatedNormal(Distribution):
     def __init__(
         self, loc: Tensor, scale: Tensor, gate: Tensor, validate_args: bool | None = None
     ) -> None:
-        self.loc, self.scale, self.gate = broadcast_all(loc, scale, gate)
-        super().__init__(self.loc.shape, validate_args=validate_args)
+        self.loc, self.scale, self.gate = loc, scale, gate
+        super().__init__(loc.shape, validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -233,6 +234,44 @@ class GatedNormal(Distribution):
         return torch.where(self.gate > 0, _log_normal(value - self.loc, self.scale), closed)
 
 
+class IsotropicNormal(Distribution):
+    """Normal over rows of d features, all of one standard deviation.
+
+    As ``Independent(Normal(loc, scale), 1)``, in a third of the passes over memory.
+
+    Parameters
+    ----------
+    loc : Tensor of shape (..., d)
+    scale : Tensor of shape ()
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "loc": constraints.real_vector,
+        "scale": constraints.positive,
+    }
+    support = constraints.real_vector
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean (..., d)."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance (..., d)."""
+        return self.scale.square().expand_as(self.loc)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of rows (..., d), in nats."""
+        error = (value - self.loc).square().sum(-1)
+        per_feature = self.scale.log() + 0.5 * math.log(2 * math.pi)
+        return -0.5 * error / self.scale.square() - self._event_shape[0] * per_feature
+
+
 def sample_prior(prior: Distribution, generator: torch.Generator) -> Tensor:
     """Draw from a `SpikeAndSlab`, or any prior with ``icdf``, never using the global generator.
 
@@ -255,7 +294,7 @@ def sample_prior(prior: Distribution, generator: torch.Generator) -> Tensor:
     return prior.icdf(uniform).to(mean.dtype)
 
 
-def likelihood_distribution(name: LikelihoodName, output: Tensor, scale: Tensor) -> Independent:
+def likelihood_distribution(name: LikelihoodName, output: Tensor, scale: Tensor) -> Distribution:
     """Distribution of x given a decoder's output.
 
     Parameters
@@ -270,14 +309,14 @@ def likelihood_distribution(name: LikelihoodName, output: Tensor, scale: Tensor)
 
     Returns
     -------
-    Independent
+    Distribution
         ``log_prob`` sums over the d features and gives nats per sample.
     """
+    if name == "gaussian":
+        return IsotropicNormal(output, scale, validate_args=False)
     family: Distribution
     if name == "bernoulli":
         family = Bernoulli(logits=output, validate_args=False)
-    elif name == "continuous_bernoulli":
-        family = ContinuousBernoulli(logits=output, validate_args=False)
     else:
-        family = Normal(output, scale, validate_args=False)
+        family = ContinuousBernoulli(logits=output, validate_args=False)
     return Independent(family, 1, validate_args=False)

@@ -81,8 +81,8 @@ def elbo_terms(
 
 def gated_rate_slab(q: GatedNormal) -> Tensor:
     """Sum over open latents of KL(N(loc, scale²) || N(0, 1)), shape (n,)."""
-    per_latent = 0.5 * (q.loc**2 + q.scale**2 - 1.0) - torch.log(q.scale)
-    return (q.gate * per_latent).sum(-1)
+    of_scale = 0.5 * (q.scale**2 - 1.0) - torch.log(q.scale)
+    return (q.gate * (0.5 * q.loc**2 + of_scale)).sum(-1)
 
 
 def rate_spike(gate: Tensor, spike_weight: float) -> Tensor:

@@ -111,8 +111,8 @@ class SharedLogScale(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_latents))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Repeat for each row of ``hidden`` (n, h): (n, k)."""
-        return self.bias.expand(len(hidden), -1)
+        """Return it (k,), whatever ``hidden`` is."""
+        return self.bias
 
 
 class Encoder(nn.Module):
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
+        """Return ``loc`` (n, k) and ``log_scale`` (n, k) or (k,) for ``x`` (n, d)."""
         hidden = self.body(x)
         return self.loc(hidden), self.log_scale(hidden)
 
@@ -182,7 +182,7 @@ class TiedEncoder(nn.Module):
         return self._dictionary[0]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
+        """Return ``loc`` (n, k) and ``log_scale`` (n, k) or (k,) for ``x`` (n, d)."""
         loc = self.mean(x)
         return loc, self.log_scale(loc)
 
@@ -206,7 +206,7 @@ class CustomEncoder(nn.Module):
         self.n_latents = n_latents
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``loc`` and ``log_scale``, each (n, k), for ``x`` (n, d)."""
+        """Return ``loc`` (n, k) and ``log_scale`` (n, k) or (k,) for ``x`` (n, d)."""
         output = self.module(x)
         if output.shape != (len(x), 2 * self.n_latents):
             raise ValueError(

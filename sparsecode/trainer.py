@@ -187,7 +187,7 @@ class Trainer:
         self.model.train()
         try:
             for _ in range(options.n_epochs):
-                with matmul_precision(tf32=True), threads_for(work):
+                with matmul_precision(reduced=True), threads_for(work):
                     record = self.run_epoch(rows, train, validation, run, progress)
                 history.append(record)
                 if best.should_stop(record, self.model) or run.is_over():
@@ -260,19 +260,25 @@ class Trainer:
         return terms, gate, objective
 
     @property
+    def _dead(self) -> Tensor:
+        return self.steps_since_fired > self._dead_after
+
+    @property
     def _revives(self) -> bool:
-        return self.model.spec.is_gated
+        # Only a CPU may look whether there is anybody to revive: a GPU would have to wait.
+        gated, on_cpu = self.model.spec.is_gated, self.target.device.type == "cpu"
+        return gated and not (on_cpu and not self._dead.any())
 
     def _auxiliary_loss(self, x: Tensor, q: GatedNormal, scores: Tensor, z: Tensor) -> Tensor:
         # The dead latents that score highest are opened and asked to explain what the open ones
         # left over; through the likelihood, so the loss is in units of the current error.
         # L. Gao et al. (2024), "Scaling and evaluating sparse autoencoders", section 2.3.
-        dead = self.steps_since_fired > self._dead_after
+        dead = self._dead
         n_open = max(1, round(scores.shape[1] * (1 - self.model.spec.spike_weight)))
         top = scores.masked_fill(~dead, -torch.inf).topk(n_open, dim=1).indices
         chosen = torch.zeros_like(scores).scatter_(1, top, 1.0) * dead
         revived = self.model.decode(z.detach() + chosen * q.loc)
-        return -revived.log_prob(x).mean()
+        return -revived.log_prob(x).mean() * dead.any()
 
     def _set_schedule(self, run: "_Run") -> None:
         done = _MIDDLE if run.options.constant else run.progress()
@@ -310,12 +316,13 @@ class Trainer:
         generator = torch.Generator(index.device).manual_seed(_VALIDATION_SEED)
         total = 0.0
         self.model.eval()
-        for part in index.split(_VALIDATION_CHUNK):
-            x = rows.batch(part)
-            q = self.model.encode(x)
-            likelihood = self.model.decode(q.rsample(generator=generator))
-            terms = elbo_terms(self.model, x, q, likelihood)
-            total += float((terms.distortion + options.beta * terms.rate_slab).sum())
+        with matmul_precision(reduced=False):
+            for part in index.split(_VALIDATION_CHUNK):
+                x = rows.batch(part)
+                q = self.model.encode(x)
+                likelihood = self.model.decode(q.rsample(generator=generator))
+                terms = elbo_terms(self.model, x, q, likelihood)
+                total += float((terms.distortion + options.beta * terms.rate_slab).sum())
         self.model.train()
         return total / len(index)
 

@@ -503,7 +503,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         model = self._fitted()
         codes = self._check_codes(codes)
-        with torch.no_grad(), matmul_precision(tf32=False):
+        with torch.no_grad(), matmul_precision(reduced=False):
             rows = as_rows(codes, model.scale.device)
             means = [model.decode(z).mean.cpu().numpy() for z in chunks(rows, _TRANSFORM_ROWS)]
         return np.concatenate(means)
@@ -561,7 +561,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             raise ValueError(f"codes have {start.shape[0]} rows, but X has {rows.n_rows}")
         starts = as_rows(start, model.scale.device)
         parts = []
-        with torch.no_grad(), matmul_precision(tf32=False):
+        with torch.no_grad(), matmul_precision(reduced=False):
             for x, z in zip(
                 chunks(rows, _TRANSFORM_ROWS), chunks(starts, _TRANSFORM_ROWS), strict=True
             ):
@@ -586,7 +586,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         proba : ndarray of shape (n_samples, n_components), float32
         """
         model = self._fitted()
-        with torch.no_grad(), matmul_precision(tf32=False):
+        with torch.no_grad(), matmul_precision(reduced=False):
             parts = [
                 model.inclusion_proba(x).cpu().numpy()
                 for x in chunks(self._rows(X), _TRANSFORM_ROWS)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Laplace, Normal
+from torch.distributions import Distribution, Laplace, Normal
 
 from sparsecode.distributions import (
     GatedNormal,
@@ -244,7 +244,7 @@ class SparseVAE(nn.Module):
         return self.posterior(loc, scale)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation behind the gate, each (n, k), in float32 or wider."""
+        """Mean (n, k) and standard deviation (n, k) or (k,) behind the gate, in float32 or wider."""
         loc, log_scale = self.encoder(self.standardise(x))
         log_scale = _at_least_float32(log_scale).clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE)
         return _at_least_float32(loc), log_scale.exp()
@@ -255,7 +255,7 @@ class SparseVAE(nn.Module):
             return GatedNormal(loc, scale, torch.ones_like(loc), validate_args=False)
         return GatedNormal(loc, scale, self.gate(self.gate.scores(loc)), validate_args=False)
 
-    def decode(self, z: Tensor) -> Independent:
+    def decode(self, z: Tensor) -> Distribution:
         """Likelihood p(x | z) for latents (n, k), over rows (n, d) in the units of the data."""
         output = _at_least_float32(self.decoder(z))
         if output.shape != (len(z), self.spec.n_features):
@@ -264,7 +264,7 @@ class SparseVAE(nn.Module):
                 f"per feature; got {tuple(output.shape)}"
             )
         if self.spec.likelihood == "gaussian":
-            output = self.input_mean + self.input_scale * output
+            output = torch.addcmul(self.input_mean, output, self.input_scale)
         return likelihood_distribution(self.spec.likelihood, output, self.scale * self.input_scale)
 
     @torch.no_grad()

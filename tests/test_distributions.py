@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import Laplace, Normal
+from torch.distributions import Independent, Laplace, Normal
 
 from sparsecode import SpikeAndSlab
 from sparsecode.distributions import GatedNormal, likelihood_distribution, sample_prior
@@ -232,3 +232,12 @@ def test_likelihoods_sum_over_features(name, logpdf):
     x, out = np.array([[0.0, 0.25, 1.0], [0.5, 1.0, 0.0]]), np.array([[-1.0, 0.7, 2.0]] * 2)
     got = likelihood_distribution(name, torch.tensor(out), double(0.5)).log_prob(torch.tensor(x))
     np.testing.assert_allclose(got, logpdf(x, out).sum(1), rtol=1e-6)
+
+
+def test_the_isotropic_normal_is_independent_normals_of_one_scale():
+    loc, x = torch.randn(2, 5, 3, generator=generator(0), dtype=torch.float64).unbind()
+    isotropic = likelihood_distribution("gaussian", loc, double(0.3))
+    expected = Independent(Normal(loc, double(0.3)), 1)
+    torch.testing.assert_close(isotropic.log_prob(x), expected.log_prob(x))
+    torch.testing.assert_close(isotropic.mean, expected.mean)
+    torch.testing.assert_close(isotropic.variance, expected.variance)

@@ -76,7 +76,8 @@ class LinearAutoencoder(Network):
     @torch.no_grad()
     def after_step(self) -> None:
         """Keep the dictionary's columns on the unit sphere."""
-        self.dictionary.div_(self.dictionary.norm(dim=0))
+        # norm(dim=0) takes ten times as long.
+        self.dictionary.div_(self.dictionary.square().sum(0).sqrt())
 
 
 class TopKLoss(Network):
