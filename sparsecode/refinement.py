@@ -4,16 +4,19 @@ An encoder answers in one pass; what it leaves on the table can be had by a few 
 decoder's own objective, the negative log joint density of the row and the open latents,
 
     -log p(x | z) + sum over open latents of z_j² / 2.
+
+A decoder of linear layers and ReLUs is linear between its kinks, so Gauss-Newton steps, each a
+least-squares problem on the support, are at the minimum after one or two.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.func import jvp
 
+from sparsecode.networks import LinearPlusMLP
 from sparsecode.vae import SparseVAE
 
-# Steps in units of the slab's scale, shrinking linearly to zero.
-_STEP = 0.2
-_MOMENTUM, _SMOOTHING = 0.8, 0.95
 _TINY = 1e-12
 # Rows solved at once: their systems are padded to the longest of them.
 _BLOCK = 256
@@ -30,8 +33,8 @@ def refine(model: SparseVAE, x: Tensor, codes: Tensor, n_steps: int, n_swaps: in
     codes : Tensor of shape (n, k)
         Zero where closed.
     n_steps : int
-        Descent steps for the values. A linear decoder under a Gaussian likelihood takes none: its
-        least squares have a closed form.
+        Gauss-Newton steps for the values on a support. A linear decoder under a Gaussian
+        likelihood is done after one.
     n_swaps : int
         Latents to exchange in each row, in rounds of ``n_swaps``, half of that and so on down to
         1; 0 keeps the support.
@@ -71,16 +74,10 @@ class _Values:
     def __init__(self, model: SparseVAE, x: Tensor, n_steps: int) -> None:
         self.model = model
         self.x = x
-        self.n_steps = n_steps
+        linear = model.linear_decoder is not None and model.spec.likelihood == "gaussian"
+        self.n_steps = 1 if linear else n_steps
         self.column_norms = _column_norms(model)
-        linear = model.linear_decoder
-        self.is_least_squares = linear is not None and model.spec.likelihood == "gaussian"
-        if linear is not None and self.is_least_squares:
-            target = model.standardise(x)
-            if linear.bias is not None:
-                target = target - linear.bias
-            self.correlation = target @ linear.weight
-            self.gram = linear.weight.T @ linear.weight
+        self.tangents = _Tangents(model.decoder)
 
     def objective(self, z: Tensor) -> Tensor:
         """Negative log joint density (n,), up to a constant."""
@@ -99,41 +96,98 @@ class _Values:
 
     def best(self, start: Tensor, gate: Tensor) -> Tensor:
         """Minimise over the values where ``gate`` (n, k) is true."""
-        return self._least_squares(gate) if self.is_least_squares else self._descend(start, gate)
-
-    def _descend(self, z: Tensor, gate: Tensor) -> Tensor:
-        # Adam's steps: each latent of each row at its own pace, whatever the likelihood.
-        mean, square = torch.zeros_like(z), torch.zeros_like(z)
-        for i in range(self.n_steps):
-            gradient = self.gradient(z) * gate
-            mean = mean.lerp(gradient, 1 - _MOMENTUM)
-            square = square.lerp(gradient.square(), 1 - _SMOOTHING)
-            pace = (square / (1 - _SMOOTHING ** (i + 1))).sqrt() + _TINY
-            step = _STEP * (1 - i / self.n_steps)
-            z = z - step / (1 - _MOMENTUM ** (i + 1)) * mean / pace
+        z = start * gate
+        for _ in range(self.n_steps):
+            z = self._step(z, gate)
         return z
 
-    def _least_squares(self, gate: Tensor) -> Tensor:
-        z = torch.zeros_like(self.correlation)
-        order = gate.sum(1).argsort()
-        for rows in order.split(_BLOCK):
-            self._solve(z, rows, gate[rows])
-        return z
+    def _step(self, z: Tensor, gate: Tensor) -> Tensor:
+        likelihood = self.model.decode(z)
+        score, information = self._score(likelihood), self._information(likelihood)
+        result = z.clone()
+        for rows in gate.sum(1).argsort().split(_BLOCK):
+            longest = int(gate[rows].sum(1).max())
+            if longest:
+                is_open, column = gate[rows].to(torch.uint8).topk(longest, dim=1)
+                tangents = self.tangents(z[rows], column) * is_open[:, :, None]
+                at = rows[:, None], column
+                result[at] += _solve(
+                    tangents, score[rows], information[rows], z[at], is_open.to(z.dtype)
+                )
+        return result
 
-    def _solve(self, z: Tensor, rows: Tensor, gate: Tensor) -> None:
-        longest = int(gate.sum(1).max())
-        if longest == 0:
-            return
-        is_open, column = gate.to(torch.uint8).topk(longest, dim=1)
-        is_open = is_open.to(z.dtype)
-        pairs = is_open[:, :, None] * is_open[:, None, :]
-        gram = self.gram[column[:, :, None], column[:, None, :]] * pairs
-        # The prior's precision, in units of the likelihood's; 1 for the padding.
-        precision = self.model.scale.square()
-        gram = gram + torch.diag_embed(torch.where(is_open > 0, precision, 1.0))
-        right = self.correlation[rows[:, None], column] * is_open
-        solution = torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(gram))
-        z[rows[:, None], column] = solution.squeeze(2) * is_open
+    def _score(self, likelihood: Distribution) -> Tensor:
+        """Derivative (n, d) of log p(x | z) by the decoder's output."""
+        if self.model.spec.likelihood == "gaussian":
+            error = (self.x - likelihood.mean) / self.model.input_scale
+            return error / self.model.scale.square()
+        return self.x - likelihood.mean  # outputs are logits, the natural parameters
+
+    def _information(self, likelihood: Distribution) -> Tensor:
+        """Fisher information (n, d) of the decoder's output."""
+        if self.model.spec.likelihood == "gaussian":
+            return self.model.scale.square().reciprocal().expand_as(self.x)
+        return likelihood.variance
+
+
+def _solve(
+    tangents: Tensor, score: Tensor, information: Tensor, z: Tensor, is_open: Tensor
+) -> Tensor:
+    """One Gauss-Newton step (n, l) for l values of each row, 0 for the padding."""
+    # The identity is the prior's precision, and makes padded systems solvable.
+    identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    curvature = (tangents * information[:, None]) @ tangents.mT + identity
+    right = tangents @ score[:, :, None] - (z * is_open)[:, :, None]
+    return torch.cholesky_solve(right, torch.linalg.cholesky(curvature)).squeeze(2) * is_open
+
+
+class _Tangents:
+    """Derivatives of a decoder's output by some of its latents, those of each row its own."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self.decoder = decoder
+        self.paths: list[list[nn.Module]] | None = None
+        if isinstance(decoder, LinearPlusMLP):
+            self.paths = [[decoder.linear], [*decoder.mlp, decoder.correction]]
+        elif isinstance(decoder, nn.Linear):
+            self.paths = [[decoder]]
+        elif isinstance(decoder, nn.Sequential):
+            self.paths = [list(decoder)]
+        if self.paths and not all(_is_piecewise_linear(path) for path in self.paths):
+            self.paths = None
+        # Rows of these are what a unit of a latent adds to the first layer.
+        self.columns = [path[0].weight.T.contiguous() for path in self.paths or ()]  # type: ignore[operator]
+
+    def __call__(self, z: Tensor, column: Tensor) -> Tensor:
+        """Return (n, l, d) at z (n, k) for latents ``column`` (n, l)."""
+        if self.paths is None:
+            return self._by_forward_mode(z, column)
+        first, *others = (
+            self._along(path, columns[column], z)
+            for path, columns in zip(self.paths, self.columns, strict=True)
+        )
+        return sum(others, start=first)
+
+    @staticmethod
+    def _along(path: list[nn.Module], tangents: Tensor, z: Tensor) -> Tensor:
+        hidden = path[0](z)
+        for layer in path[1:]:
+            if isinstance(layer, nn.Linear):
+                tangents = tangents @ layer.weight.T
+            else:
+                tangents = tangents * (hidden > 0)[:, None]
+            hidden = layer(hidden)
+        return tangents
+
+    def _by_forward_mode(self, z: Tensor, column: Tensor) -> Tensor:
+        # Any differentiable decoder, one latent of each row in a pass.
+        directions = (torch.zeros_like(z).scatter_(1, at[:, None], 1.0) for at in column.T)
+        return torch.stack([jvp(self.decoder, (z,), (e,))[1] for e in directions], dim=1)
+
+
+def _is_piecewise_linear(path: list[nn.Module]) -> bool:
+    kinds = all(isinstance(layer, nn.Linear | nn.ReLU) for layer in path)
+    return kinds and isinstance(path[0], nn.Linear)
 
 
 def _column_norms(model: SparseVAE) -> Tensor:

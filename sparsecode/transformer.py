@@ -513,7 +513,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         X: ArrayLike | Matrix,
         codes: ArrayLike | Matrix | None = None,
         *,
-        n_steps: int = 10,
+        n_steps: int = 1,
         n_swaps: int = 0,
     ) -> Matrix:
         """Codes of smaller reconstruction error at the same number of non-zeros.
@@ -527,9 +527,10 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         X : array-like, CSR matrix or DataFrame of shape (n_samples, n_features)
         codes : CSR matrix or array-like of shape (n_samples, n_components), default=None
             Codes of these rows to start from; None is ``transform(X)``.
-        n_steps : int, default=10
-            Descent steps for the values. A linear decoder (``hidden_sizes=()``) under the Gaussian
-            likelihood needs none: its values have a closed form, regularised least squares.
+        n_steps : int, default=1
+            Gauss-Newton steps for the values, each a regularised least-squares problem on the
+            support. A linear decoder (``hidden_sizes=()``) under the Gaussian likelihood is at its
+            minimum after one.
         n_swaps : int, default=0
             Non-zeros of each row to exchange for others, in rounds of ``n_swaps``, half of that,
             and so on down to 1. 0 keeps the support.

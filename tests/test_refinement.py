@@ -1,12 +1,18 @@
 """Refined codes: never worse, of the same L0, and at the known optimum where there is one."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
+from torch import nn
 
 from sparsecode import SparseVAETransformer
+from sparsecode.networks import build_decoder
+from sparsecode.refinement import _Tangents
 
 N = 150
 
@@ -142,3 +148,33 @@ def test_wrong_arguments_name_the_rule(deeper, digits):
         deeper.refine(digits[:2], np.zeros((3, 24)))
     with pytest.raises(ValueError, match="codes have 5 columns"):
         deeper.refine(digits[:2], np.zeros((2, 5)))
+
+
+def test_values_settle_where_the_objective_is_flat(deeper, digits):
+    x = digits[:20]
+    codes = deeper.refine(x, n_steps=8)
+    model = copy.deepcopy(deeper.model_).double()
+    z = torch.from_numpy(codes.toarray()).double().requires_grad_()
+    objective = -model.decode(z).log_prob(torch.from_numpy(x).double()) + 0.5 * z.square().sum(1)
+    (gradient,) = torch.autograd.grad(objective.sum(), z)
+    slope = (gradient * (z != 0)).abs().amax(1)
+    # A row may come to rest on a kink, where there is no gradient.
+    assert float(slope.median()) < 1e-2
+    start = torch.from_numpy(deeper.transform(x).toarray()).double().requires_grad_()
+    objective = -model.decode(start).log_prob(torch.from_numpy(x).double()).sum()
+    assert float(torch.autograd.grad(objective, start)[0].abs().amax()) > 1  # it was not before
+
+
+@pytest.mark.parametrize("sizes", [(), (7,), (7, 5)])
+def test_tangents_through_the_layers_are_those_of_forward_mode(sizes):
+    generator = torch.Generator().manual_seed(0)
+    decoder = build_decoder(10, 6, sizes, None, adds_linear=True)
+    for weight in decoder.parameters():
+        weight.data.normal_(generator=generator)
+    z = torch.randn(4, 6, generator=generator)
+    column = torch.stack([torch.randperm(6, generator=generator)[:3] for _ in z])
+    fast, general = _Tangents(decoder), _Tangents(nn.Sequential(nn.Identity(), decoder))
+    assert fast.paths
+    assert general.paths is None
+    with torch.no_grad():
+        torch.testing.assert_close(fast(z, column), general(z, column))

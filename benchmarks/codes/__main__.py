@@ -21,7 +21,7 @@ from benchmarks.codes import plot, table, tune
 from benchmarks.codes.measures import measure
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
-from benchmarks.codes.settings import POINTS, settings_for
+from benchmarks.codes.settings import POINTS, TUNED_AT, settings_for
 from benchmarks.common import (
     RESULTS,
     DataSet,
@@ -122,7 +122,8 @@ def data_notes(args: argparse.Namespace) -> Iterable[str]:
 def search(args: argparse.Namespace) -> None:
     """Tune on MNIST and print what to keep."""
     file = RowFile(args.rows, args.fresh)
-    best = tune.tune(load("MNIST", args), args.points, args.methods, file)
+    points = [point for point in args.points if point in TUNED_AT]
+    best = tune.tune(load("MNIST", args), points, args.methods, file)
     print(tune.as_python(best))
 
 

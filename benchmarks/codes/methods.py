@@ -11,8 +11,8 @@ _LASSO_ROWS = 20_000
 
 _AUTOENCODER: dict[str, Any] = {"lr": (4e-3, 1e-3, 2e-3, 8e-3, 1.6e-2)}
 _VARIATIONAL: dict[str, Any] = {
-    "lr": (1e-3, 5e-4, 2e-3, 4e-3),
-    "beta": (1.0, 0.3, 0.1),
+    "lr": (1e-3, 2e-3, 4e-3),
+    "beta": (1.0, 0.3),
     "hidden": (512, 0),
 }
 _DICTIONARY: dict[str, Any] = {"alpha": (1.0, 0.5, 2.0, 4.0), "steps": (200,)}
