@@ -6,7 +6,7 @@
 Every model has one stochastic layer, between encoders and decoders of two hidden layers of 200
 units, as Y. Burda, R. Grosse and R. Salakhutdinov (2016), "Importance weighted autoencoders",
 table 1, from which the published figures are. Pixels are drawn anew from their grey levels in
-every batch; the test rows are drawn once. Finished fits are kept in benchmarks/results/density.jsonl.
+every batch; the test rows are drawn once. Finished fits are kept in benchmarks/results/.
 """
 
 import argparse
@@ -67,9 +67,7 @@ class Density:
 def _lines() -> Iterator[Density]:
     yield Density("gaussian, 50 latents, p = 0", {"posterior": "gaussian", "p": 0.0})
     yield Density("gaussian, 50 latents, p = .8", {"posterior": "gaussian"})
-    yield Density(
-        "gaussian, 250 latents, p = .8", {"posterior": "gaussian", "n_components": 250}
-    )
+    yield Density("gaussian, 250 latents, p = .8", {"posterior": "gaussian", "n_components": 250})
     yield Density("spike_slab, 50 latents, p = .5", {"p": 0.5})
     yield Density("spike_slab, 50 latents, p = .8", {})
     yield Density("spike_slab, 250 latents, p = .8", {"n_components": 250})
@@ -208,7 +206,7 @@ COLUMNS = {
 
 
 def table(rows: list[Row]) -> list[dict[str, str]]:
-    """Published figures, then ours, mean ± SD over seeds."""
+    """List published figures, then ours, mean ± SD over seeds."""
     result = [
         {"model": label, **dict.fromkeys(COLUMNS, "–"), "-log p(x) ≤": f"{value:.2f}"}
         for label, value in PUBLISHED.items()
@@ -225,7 +223,7 @@ def table(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def gate_table(rows: list[Row]) -> list[dict[str, str]]:
-    """What drawing the gates would save."""
+    """Show what drawing the gates would save."""
     result = []
     for label in LINES:
         of_line = [row for row in rows if row["model"] == label and "bound_few" in row]
@@ -242,16 +240,16 @@ def gate_table(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def notes(epochs: int, n_test: int) -> list[str]:
-    """What a reader must know."""
+    """Say what a reader must know."""
     return [
-        f"Nats per image, {n_test:,} test images, {epochs} epochs; mean ± SD over seeds. Bounds from "
-        f"{DRAWS:,} draws (published: 5,000), rates and distortion from one. rate, spike is the cost "
-        "of the gate at one p for all latents; own p saves: what it would cost less if each latent "
-        "had its frequency on training rows for a prior. The published models were trained for "
-        "3,280 epochs.",
+        f"Nats per image, {n_test:,} test images, {epochs} epochs; mean ± SD over seeds. Bounds "
+        f"from {DRAWS:,} draws (published: 5,000), rates and distortion from one. rate, spike is "
+        "the cost of the gate at one p for all latents; own p saves: what it would cost less if "
+        "each latent had its frequency on training rows for a prior. The published models were "
+        "trained for 3,280 epochs.",
         f"Second table: the first {n_test // 10:,} test images; gates drawn with the probability "
-        "that the score plus noise exceeds the threshold, the noise so many times the latent's own; "
-        "each latent with its own p.",
+        "that the score plus noise exceeds the threshold, the noise so many times the latent's "
+        "own; each latent with its own p.",
     ]
 
 

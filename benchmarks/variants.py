@@ -26,6 +26,8 @@ Patch: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 # Width of the rectangle in which a gate has a gradient, in units of the slab.
 KERNEL_WIDTH = 0.3
+# Share of the features that a denoising encoder does not see in training.
+MASKED = 0.2
 IMAGE_SHAPE = (28, 28)
 
 
@@ -212,6 +214,26 @@ class ScalePerRow(TiedEncoder):
         nn.init.constant_(self.row_scale.bias, INITIAL_LOG_SCALE)
 
 
+class DictionaryPlusMLP(TiedEncoder):
+    """Filters as they are, and hidden units that correct the means, as in the decoder."""
+
+    n_hidden = 512
+
+    def __init__(self, dictionary: nn.Linear) -> None:
+        super().__init__(dictionary)
+        self.hidden = nn.Linear(dictionary.out_features, self.n_hidden)
+        self.correction = nn.Linear(self.n_hidden, dictionary.in_features, bias=False)
+
+    @override
+    def mean(self, x: Tensor) -> Tensor:
+        return super().mean(x) + self.correction(self.hidden(x).relu())
+
+    @override
+    def initialise_(self) -> None:
+        super().initialise_()
+        nn.init.zeros_(self.correction.weight)
+
+
 def _tied_to_linear(_: ModelSpec, decoder: nn.Module) -> TiedEncoder:
     assert isinstance(decoder, nn.Sequential)
     assert isinstance(decoder[0], nn.Linear)
@@ -254,6 +276,7 @@ def _start_at_rows(plan: fitting.FitPlan, rows: Rows, train: Tensor) -> SparseVA
 # -- training ------------------------------------------------------------------------------------
 
 _set_schedule = trainer.Trainer._set_schedule
+_heads = SparseVAE.heads
 _warm_up_cosine = trainer._warm_up_cosine
 
 
@@ -266,13 +289,26 @@ def _p_at_once(self: trainer.Trainer, run: Any) -> None:
     self.target.fill_(self.model.spec.spike_weight)
 
 
+def _heads_of_noisy_rows(self: SparseVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode training rows of which a fifth of the features are replaced by their means."""
+    if self.training:
+        seen = nn.functional.dropout(self.standardise(x), MASKED)
+        x = self.input_mean + self.input_scale * seen
+    return _heads(self, x)
+
+
 def _constant_after_warm_up(done: float) -> float:
     return _warm_up_cosine(min(done, trainer._WARM_UP))
 
 
 def steps(factor: float) -> Variant:
-    """Train for so many times the default number of steps."""
-    return Variant({}, (replaced(defaults, "_STEPS", round(factor * defaults._STEPS)),))
+    """Train for so many times the number of steps that is in force."""
+    return Variant({}, (lambda: n_steps(round(factor * defaults._STEPS)),))
+
+
+def n_steps(count: int) -> AbstractContextManager[object]:
+    """Train for about so many steps."""
+    return patch.object(defaults, "_STEPS", count)
 
 
 def learning_rate(factor: float) -> Variant:
@@ -309,6 +345,10 @@ VARIANTS: dict[str, Variant] = {
     f"gate gradient: rectangle, width {KERNEL_WIDTH:g}": Variant({}, (gate_of(RectangleGate),)),
     "encoder: untied": Variant({}, (_UNTIED,)),
     "encoder: MLP": Variant({"hidden_sizes": (512,)}),
+    "encoder: dictionary plus MLP": Variant({}, (replaced(vae, "TiedEncoder", DictionaryPlusMLP),)),
+    "encoder: a fifth of the pixels masked": Variant(
+        {}, (replaced(SparseVAE, "heads", _heads_of_noisy_rows),)
+    ),
     "encoder: scale for each row": Variant({}, (replaced(vae, "TiedEncoder", ScalePerRow),)),
     "decoder: linear, tied": Variant(
         {"hidden_sizes": ()}, (replaced(vae, "_encoder", _tied_to_linear),)

@@ -110,8 +110,8 @@ class SharedLogScale(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.empty(n_latents))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return it (k,), whatever ``hidden`` is."""
+    def forward(self, _: Tensor) -> Tensor:
+        """Return it (k,), whatever the row is."""
         return self.bias
 
 

@@ -117,14 +117,14 @@ class _Values:
         return result
 
     def _score(self, likelihood: Distribution) -> Tensor:
-        """Derivative (n, d) of log p(x | z) by the decoder's output."""
+        """Differentiate log p(x | z) by the decoder's output, (n, d)."""
         if self.model.spec.likelihood == "gaussian":
             error = (self.x - likelihood.mean) / self.model.input_scale
             return error / self.model.scale.square()
         return self.x - likelihood.mean  # outputs are logits, the natural parameters
 
     def _information(self, likelihood: Distribution) -> Tensor:
-        """Fisher information (n, d) of the decoder's output."""
+        """Return the Fisher information of the decoder's output, (n, d)."""
         if self.model.spec.likelihood == "gaussian":
             return self.model.scale.square().reciprocal().expand_as(self.x)
         return likelihood.variance

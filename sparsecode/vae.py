@@ -244,7 +244,7 @@ class SparseVAE(nn.Module):
         return self.posterior(loc, scale)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (n, k) and standard deviation (n, k) or (k,) behind the gate, in float32 or wider."""
+        """Mean (n, k) and scale (n, k) or (k,) behind the gate, in float32 or wider."""
         loc, log_scale = self.encoder(self.standardise(x))
         log_scale = _at_least_float32(log_scale).clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE)
         return _at_least_float32(loc), log_scale.exp()

@@ -19,7 +19,7 @@ CHOSEN: dict[str, dict[Point, dict[str, Any]]] = {}
 
 
 def settings_for(method: Method, point: Point | None) -> dict[str, Any]:
-    """Return what was chosen at the nearest point; else the first value of each knob of the grid."""
+    """Return what was chosen at the nearest point; else the first value of each knob."""
     start = {name: values[0] for name, values in method.grid.items()}
     chosen = CHOSEN.get(method.settings_name, {})
     if not (point and chosen):
