@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
+from torch.special import log_ndtr
 
 from sparsecode.distributions import GatedNormal
 from sparsecode.kl import kl_monte_carlo, spike_slab_kl
@@ -111,15 +112,17 @@ def iwae_bound(model: SparseVAE, x: Tensor, noise: Tensor) -> Tensor:
 
     .. math:: \log \tfrac1K \sum_{i} p(x \mid z_i)\, p(z_i) / q(z_i \mid x), \quad z_i \sim q
 
-    The support of the gated posterior is one gate, so its bound carries the whole cost of the gate.
+    The prior charges for the gates, too, so bounds of different p can be compared. Gates are drawn
+    here, each open with its `SparseVAE.inclusion_proba`: the bound holds for any q, and one that
+    spreads over several supports comes nearer than the single support of the code.
 
     Parameters
     ----------
     model : SparseVAE
     x : Tensor of shape (n, d)
-    noise : Tensor of shape (K, k)
-        Standard normal draws, the same for every row: the bound of a row then does not depend on
-        the rows beside it.
+    noise : Tensor of shape (2, K, k)
+        Standard normal draws for values and gates, the same for every row: the bound of a row then
+        does not depend on the rows beside it.
 
     Returns
     -------
@@ -131,14 +134,22 @@ def iwae_bound(model: SparseVAE, x: Tensor, noise: Tensor) -> Tensor:
        ICLR, eq. 8.
     """
     prior = model.prior()
-    rows = max(1, _CHUNK // len(noise))
-    return torch.cat([_iwae_rows(model, prior, part, noise) for part in x.split(rows)])
+    rows = max(1, _CHUNK // noise.shape[1])
+    return torch.cat([_iwae_rows(model, prior, part, *noise) for part in x.split(rows)])
 
 
-def _iwae_rows(model: SparseVAE, prior: Distribution, x: Tensor, noise: Tensor) -> Tensor:
-    q = model.encode(x)
-    z = q.gate * (q.loc + q.scale * noise[:, None])  # (K, n, k)
-    log_prior = prior.log_prob(z).sum(-1)
-    log_q = q.log_prob(z).sum(-1)
-    log_lik = model.decode(z.flatten(0, 1)).log_prob(x.repeat(len(noise), 1)).view(log_q.shape)
-    return torch.logsumexp(log_lik + log_prior - log_q, 0) - math.log(len(noise))
+def _iwae_rows(
+    model: SparseVAE, prior: Distribution, x: Tensor, noise: Tensor, gate_noise: Tensor
+) -> Tensor:
+    loc, scale = model.heads(x)
+    is_open = torch.ones_like(loc, dtype=torch.bool).expand(len(noise), *loc.shape)
+    log_q_gate = torch.zeros_like(loc)
+    if model.spec.is_gated:
+        margin = model.margin(loc, scale)
+        is_open = gate_noise[:, None] < margin  # (K, n, k)
+        log_q_gate = log_ndtr(torch.where(is_open, margin, -margin))
+    q = GatedNormal(loc, scale, is_open.to(loc.dtype), validate_args=False)
+    z = q.gate * (loc + scale * noise[:, None])
+    log_ratio = (prior.log_prob(z) - q.log_prob(z) - log_q_gate).sum(-1)
+    log_lik = model.decode(z.flatten(0, 1)).log_prob(x.repeat(len(noise), 1)).view(len(noise), -1)
+    return torch.logsumexp(log_lik + log_ratio, 0) - math.log(len(noise))

@@ -599,8 +599,9 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def score_samples(self, X: ArrayLike | Matrix) -> NDArray[np.float64]:
         """Importance-weighted lower bound on log p(x), from 64 draws.
 
-        The cost of the gate is included, so that bounds of different ``p`` can be compared. The
-        draws are the same for every row and every call.
+        The cost of the gate is included, so that bounds of different ``p`` can be compared. Gates
+        are drawn with :meth:`inclusion_proba`, values from the posterior; the draws are the same
+        for every row and every call.
 
         Parameters
         ----------
@@ -618,10 +619,10 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         rows = self._rows(X)
         resolve_likelihood(self.likelihood_, rows)  # refuses values out of its range
-        # In float64 a row's gate, and so its bound, do not depend on the rows beside it.
+        # In float64 a row's gates, and so its bound, do not depend on the rows beside it.
         model = copy.deepcopy(self.model_).double()
         generator = torch.Generator().manual_seed(_BOUND_SEED)
-        noise = torch.randn(_IMPORTANCE_SAMPLES, model.spec.n_latents, generator=generator)
+        noise = torch.randn(2, _IMPORTANCE_SAMPLES, model.spec.n_latents, generator=generator)
         noise = noise.to(model.scale)
         parts = [
             iwae_bound(model, x.double(), noise).cpu().numpy()

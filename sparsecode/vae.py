@@ -303,7 +303,9 @@ class SparseVAE(nn.Module):
         spec = self.spec
         if spec.posterior == "gaussian" and spec.prior == "spike_slab":
             return expected_slab_responsibility(loc, scale, spec.spike_weight, spec.spike_scale)
-        score, spread = self.gate.scores(loc), scale
-        if spec.posterior == "spike_slab":
-            spread = scale * self.gate.gain
-        return torch.special.ndtr((score - self.gate.threshold) / spread)
+        return torch.special.ndtr(self.margin(loc, scale))
+
+    def margin(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """How far scores lie above the threshold, in standard deviations of their noise, (n, k)."""
+        spread = scale * self.gate.gain if self.spec.posterior == "spike_slab" else scale
+        return (self.gate.scores(loc) - self.gate.threshold) / spread
