@@ -321,7 +321,7 @@ def learning_rate(factor: float) -> Variant:
 
 _UNTIED = replaced(ModelSpec, "is_tied", False)
 _NO_NOISE = replaced(GatedNormal, "rsample", _mean)
-_BETA = defaults.resolve_beta("auto", "spike_slab", 0.5, 60_000)
+_BETA = defaults.resolve_beta("auto", "spike_slab", 0.5, 60_000, 784)
 
 
 def _values(label: str, values: tuple[float, ...], now: float, make: Any) -> dict[str, Variant]:

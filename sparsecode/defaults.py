@@ -11,8 +11,9 @@ from sparsecode.gate import PosteriorName
 from sparsecode.loader import Rows, values_range
 from sparsecode.networks import ImageShape
 
-# Enough steps for a linear dictionary of some hundred atoms; more epochs overfit few rows.
-_STEPS = 3000
+# Enough steps for a linear dictionary of some hundred atoms; more epochs overfit few rows, except
+# where so few rows make hardly any steps.
+_STEPS, _MIN_STEPS = 3000, 1500
 _MAX_EPOCHS = 50
 # Few rows want small batches: see docs/model.md.
 _MIN_BATCH, _BATCH, _MAX_BATCH = 16, 256, 4096
@@ -21,9 +22,10 @@ _BATCHES = 40
 _DENSE, _RARE_BATCH = 0.05, 1024
 # Steps in one epoch above which batches grow: tens of millions of rows take few epochs.
 _STEPS_PER_EPOCH = 4000
-# Fewer rows than this want more regularisation: a linear decoder, up to three times the rate.
+# Fewer rows than this want a linear decoder.
 _MANY_ROWS = 12_000
-_MAX_BETA = 3.0
+# Fewer rows for each feature than this want more weight on the rate, up to three times.
+_ROWS_PER_FEATURE, _MAX_BETA = 10, 3.0
 USAGE_BALANCE = 0.6
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small.
 WEIGHT_DECAY = 1.0
@@ -76,13 +78,15 @@ def resolve_hidden_sizes(
     return (), _HIDDEN if n_rows >= _MANY_ROWS else ()
 
 
-def resolve_beta(beta: str | float, posterior: PosteriorName, p: float, n_rows: int) -> float:
-    """1, the ELBO, except for the gated posterior on few rows: 12,000 / n_rows, at most 3."""
+def resolve_beta(
+    beta: str | float, posterior: PosteriorName, p: float, n_rows: int, n_features: int
+) -> float:
+    """1, the ELBO, except for the gated posterior on few rows: 10 d / n, at most 3."""
     if not isinstance(beta, str):
         return float(beta)
     if posterior == "gaussian" or p == 0:
         return 1.0
-    return min(_MAX_BETA, max(1.0, _MANY_ROWS / n_rows))
+    return min(_MAX_BETA, max(1.0, _ROWS_PER_FEATURE * n_features / n_rows))
 
 
 def resolve_batch_size(batch_size: str | int, n_rows: int, density: float) -> int:
@@ -107,10 +111,12 @@ def resolve_batch_size(batch_size: str | int, n_rows: int, density: float) -> in
 
 
 def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
-    """As many epochs as make about 3,000 steps, within [1, 50]."""
+    """As many epochs as make about 3,000 steps, 50 at most, or 100 while steps are below 1,500."""
     if not isinstance(max_iter, str):
         return int(max_iter)
-    return max(1, min(_MAX_EPOCHS, math.ceil(_STEPS / max(1, n_rows // batch_size))))
+    steps_per_epoch = max(1, n_rows // batch_size)
+    most = max(_MAX_EPOCHS, min(2 * _MAX_EPOCHS, _MIN_STEPS // steps_per_epoch))
+    return max(1, min(most, math.ceil(_STEPS / steps_per_epoch)))
 
 
 def resolve_learning_rate(learning_rate: str | float, is_linear: bool) -> float:

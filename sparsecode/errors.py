@@ -39,3 +39,7 @@ class TrainingDivergedError(SparsecodeError, ArithmeticError):
 
 class FitInterruptedWarning(UserWarning):
     """``fit`` was interrupted (Ctrl-C) and kept the model trained so far."""
+
+
+class UnscaledFeatureWarning(UserWarning):
+    """One feature holds nearly all variance, so codes will tell of little else."""

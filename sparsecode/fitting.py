@@ -1,6 +1,7 @@
 """One fit, from rows to a calibrated model: split, train, calibrate."""
 
 import copy
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,10 +14,14 @@ from sparsecode.calibration import (
     cross_fitted_level,
     n_held_out,
 )
+from sparsecode.errors import UnscaledFeatureWarning
 from sparsecode.loader import Rows, moments
 from sparsecode.progress import TrainingProgress
 from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
 from sparsecode.vae import ModelSpec, SparseVAE
+
+# A feature with a larger share of the variance than this leaves nothing for the others.
+_DOMINANT, _SAMPLE = 0.9, 10_000
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ def fit_model(
     train, held_out = (index[n_spared:], index[:n_spared]) if n_spared else (index, None)
 
     model = new_model(plan, rows, train) if start is None else copy.deepcopy(start)
+    if start is None:
+        _warn_of_one_feature(model, rows, train)
     trainer = new_trainer(plan, model)
     callback = progress.stage("training", plan.options.n_epochs)
     history = trainer.fit(rows, train, held_out, plan.options, callback)
@@ -131,6 +138,20 @@ def fit_model(
     calibrate(model, rows, train, level)
     # By construction: over the folds, this is the density of the rows held out.
     return FitResult(model, history, 1 - plan.spec.spike_weight)
+
+
+def _warn_of_one_feature(model: SparseVAE, rows: Rows, train: Tensor) -> None:
+    # A sample will do: the shares that matter are far from the limit.
+    variance = moments(rows, train[:_SAMPLE])[1]
+    share = float(variance.max() / variance.sum().clamp(min=torch.finfo().tiny))
+    if model.spec.n_features > 2 and share > _DOMINANT:
+        warnings.warn(
+            f"feature {int(variance.argmax())} holds {share:.1%} of the variance of X, so codes "
+            "will tell of little else. Features are not scaled one by one; if their units differ, "
+            "scale them before (sklearn.preprocessing.StandardScaler).",
+            UnscaledFeatureWarning,
+            stacklevel=3,
+        )
 
 
 def _cross_fit(plan: FitPlan, rows: Rows, index: Tensor, progress: TrainingProgress) -> float:

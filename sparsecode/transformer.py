@@ -311,6 +311,8 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         -----
         FitInterruptedWarning
             Ctrl-C ended training early; the model so far is kept.
+        UnscaledFeatureWarning
+            One feature holds nearly all variance of X.
         """
         start = self.model_ if self.warm_start and hasattr(self, "model_") else None
         rows = self._fit_rows(X, reset=start is None, ensure_min_samples=2)
@@ -446,7 +448,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             n_epochs=resolve_max_iter(self.max_iter, rows.n_rows, batch_size),
             learning_rate=resolve_learning_rate(self.learning_rate, is_linear),
             weight_decay=WEIGHT_DECAY,
-            beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows),
+            beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows, rows.n_features),
             kl_samples=self.kl_samples if self.kl == "monte_carlo" else 0,
             max_time=self.max_time,
             n_iter_no_change=self.n_iter_no_change if self.early_stopping else None,

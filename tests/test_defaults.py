@@ -45,13 +45,14 @@ def test_hidden_sizes():
 
 
 def test_beta_is_one_but_for_the_gate_on_few_rows():
-    assert resolve_beta("auto", "spike_slab", 0.8, 1_000_000) == 1
-    assert resolve_beta("auto", "gaussian", 0.8, 10) == 1
-    assert resolve_beta("auto", "spike_slab", 0.0, 10) == 1
-    few = [resolve_beta("auto", "spike_slab", 0.8, n) for n in (10, 6000, 20_000)]
-    assert few == sorted(few, reverse=True)
-    assert few[0] > few[-1] == 1
-    assert resolve_beta(0, "spike_slab", 0.8, 10) == 0
+    assert resolve_beta("auto", "spike_slab", 0.8, 1_000_000, 784) == 1
+    assert resolve_beta("auto", "gaussian", 0.8, 10, 784) == 1
+    assert resolve_beta("auto", "spike_slab", 0.0, 10, 784) == 1
+    few = [resolve_beta("auto", "spike_slab", 0.8, n, 784) for n in (10, 4000, 20_000)]
+    assert few == [3, pytest.approx(1.96), 1]
+    # A narrow table of as many rows has rows enough.
+    assert resolve_beta("auto", "spike_slab", 0.8, 150, 13) == 1
+    assert resolve_beta(0, "spike_slab", 0.8, 10, 784) == 0
 
 
 @pytest.mark.parametrize("density", [1.0, 0.05, 1e-4])
@@ -60,8 +61,14 @@ def test_steps_stay_sensible_from_one_row_to_fifty_million(n_rows, density):
     batch_size = resolve_batch_size("auto", n_rows, density)
     n_epochs = resolve_max_iter("auto", n_rows, batch_size)
     assert 1 <= batch_size <= n_rows
-    assert 1 <= n_epochs <= 50
+    assert 1 <= n_epochs <= (100 if n_rows < 1000 else 50)
     assert n_epochs * (n_rows // batch_size) <= 50_000
+
+
+def test_so_few_rows_get_epochs_enough_to_learn_something():
+    assert resolve_max_iter("auto", 1200, 30) == 50  # 2,000 steps
+    assert resolve_max_iter("auto", 426, 16) == 57  # 1,482 steps
+    assert resolve_max_iter("auto", 133, 16) == 100
 
 
 def test_latents_that_fire_rarely_get_larger_batches():

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import warnings
 
 import joblib
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from sparsecode import SparseVAETransformer
+from sparsecode.errors import UnscaledFeatureWarning
 
 
 def dense(codes):
@@ -732,3 +734,13 @@ def test_a_model_from_the_gpu_encodes_alike_on_the_cpu(make, digits, tmp_path, p
         np.testing.assert_allclose(
             other.score_samples(digits[:9]), coder.score_samples(digits[:9]), rtol=1e-6
         )
+
+
+def test_a_feature_that_drowns_the_others_is_named():
+    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnscaledFeatureWarning)
+        SparseVAETransformer(4, 0.5, max_iter=1).fit(x)
+    x[:, 3] *= 100
+    with pytest.warns(UnscaledFeatureWarning, match=r"feature 3 holds 99.9% .*StandardScaler"):
+        SparseVAETransformer(4, 0.5, max_iter=1).fit(x)

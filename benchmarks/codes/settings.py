@@ -3,9 +3,9 @@
 Chosen by ``python -m benchmarks.codes tune --data-dir ../shared/data``: MNIST, seed 0, mean squared
 error on the validation rows, probe accuracy where errors are within 1 % of each other; every trial
 is in ``benchmarks/results/codes_tuning.jsonl``. What is not listed has not been searched yet and
-takes each grid's first value: VSC, VSC with thresholding, VAEase, SparsePCA and NMF. The search was done at two of the points; a third
-takes what was chosen at the nearest in k, and the same settings serve Fashion-MNIST. Ours has no
-settings of its own for any point or data set.
+takes each grid's first value: VSC, VSC with thresholding, VAEase, SparsePCA and NMF. The search was
+done at two of the points; a third takes what was chosen at the nearest in k, and the same settings
+serve Fashion-MNIST. Ours has no settings of its own for any point or data set.
 """
 
 import math
