@@ -103,7 +103,7 @@ def fit(line: Density, data: DataSet, seed: int, epochs: int) -> SparseVAETransf
         return estimator.fit(data.train)
 
 
-def test_rows(data: DataSet) -> NDArray[np.float32]:
+def drawn_test_rows(data: DataSet) -> NDArray[np.float32]:
     """Test rows, binarised once."""
     generator = torch.Generator().manual_seed(0)
     return torch.bernoulli(torch.from_numpy(unit_float(data.test)), generator=generator).numpy()
@@ -171,7 +171,7 @@ def measure(line: Density, data: DataSet, seed: int, epochs: int, n_test: int) -
     begin = time.perf_counter()
     model = fit(line, data, seed, epochs).model_
     seconds = time.perf_counter() - begin
-    x = torch.from_numpy(test_rows(data)[:n_test])
+    x = torch.from_numpy(drawn_test_rows(data)[:n_test])
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, DRAWS, model.spec.n_latents, generator=generator)
     row = {

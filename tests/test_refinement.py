@@ -1,6 +1,7 @@
 """Refined codes: never worse, of the same L0, and at the known optimum where there is one."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -178,3 +179,17 @@ def test_tangents_through_the_layers_are_those_of_forward_mode(sizes):
     assert general.paths is None
     with torch.no_grad():
         torch.testing.assert_close(fast(z, column), general(z, column))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("sizes", [(), (32,)])
+@pytest.mark.parametrize("n_swaps", [0, 2])
+def test_the_gpu_refines_as_the_cpu_does(digits, sizes, n_swaps):
+    coder = fitted(digits, hidden_sizes=sizes, device="cuda")
+    on_cpu = pickle.loads(pickle.dumps(coder))
+    x = digits[:N]
+    start = on_cpu.transform(x)
+    ours, theirs = (c.refine(x, start, n_swaps=n_swaps).toarray() for c in (coder, on_cpu))
+    np.testing.assert_array_equal(ours == 0, theirs == 0)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)

@@ -709,6 +709,16 @@ def test_convolutional_networks_take_any_shape(make, digits, shape):
     assert any(isinstance(layer, nn.Conv2d) for layer in coder.model_.modules())
 
 
+def test_a_feature_that_drowns_the_others_is_named():
+    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnscaledFeatureWarning)
+        SparseVAETransformer(4, 0.5, max_iter=1).fit(x)
+    x[:, 3] *= 10
+    with pytest.warns(UnscaledFeatureWarning, match=r"feature 3 holds 9\d\.\d% .*StandardScaler"):
+        SparseVAETransformer(4, 0.5, max_iter=1).fit(x)
+
+
 # -- GPU ---------------------------------------------------------------------------------------
 
 
@@ -734,13 +744,3 @@ def test_a_model_from_the_gpu_encodes_alike_on_the_cpu(make, digits, tmp_path, p
         np.testing.assert_allclose(
             other.score_samples(digits[:9]), coder.score_samples(digits[:9]), rtol=1e-6
         )
-
-
-def test_a_feature_that_drowns_the_others_is_named():
-    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UnscaledFeatureWarning)
-        SparseVAETransformer(4, 0.5, max_iter=1).fit(x)
-    x[:, 3] *= 10
-    with pytest.warns(UnscaledFeatureWarning, match=r"feature 3 holds 9\d\.\d% .*StandardScaler"):
-        SparseVAETransformer(4, 0.5, max_iter=1).fit(x)
