@@ -63,6 +63,14 @@ _ALL = (
         {**_AUTOENCODER, "bandwidth": (0.3, 0.1, 1.0, 2.0)},
     ),
     _network("k_sparse", "k-sparse AE", "autoencoder", autoencoders.KSparse, _AUTOENCODER),
+    # The rate with the best probe on the validation rows, not the smallest error.
+    _network(
+        "k_sparse_probe",
+        "k-sparse AE, for probes",
+        "autoencoder",
+        autoencoders.KSparse,
+        {"lr": (4e-3,)},
+    ),
     _network("topk_mlp", "TopK AE, MLP", "autoencoder", autoencoders.TopKMlp, _AUTOENCODER),
     _network("vsc", "VSC", "variational", variational.VSC, _VARIATIONAL),
     _network(
