@@ -67,10 +67,8 @@ class Density:
 def _lines() -> Iterator[Density]:
     yield Density("gaussian, 50 latents, p = 0", {"posterior": "gaussian", "p": 0.0})
     yield Density("gaussian, 50 latents, p = .8", {"posterior": "gaussian"})
-    yield Density("gaussian, 250 latents, p = .8", {"posterior": "gaussian", "n_components": 250})
     yield Density("spike_slab, 50 latents, p = .5", {"p": 0.5})
     yield Density("spike_slab, 50 latents, p = .8", {})
-    yield Density("spike_slab, 250 latents, p = .8", {"n_components": 250})
     yield Density("spike_slab, 250 latents, p = .95", {"n_components": 250, "p": 0.95})
 
 

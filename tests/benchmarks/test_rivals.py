@@ -18,7 +18,7 @@ NETWORKS = {
     for name, method in METHODS.items()
     if method.family in ("autoencoder", "variational")
 }
-EXACT = {"topk", "k_sparse", "topk_mlp", "vae_truncated"}
+EXACT = {"topk", "k_sparse", "k_sparse_probe", "topk_mlp", "vae_truncated"}
 CALIBRATED = {"batch_topk", "jumprelu", "vsc", "vsc_threshold", "vaease"}
 
 
