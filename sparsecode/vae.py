@@ -88,11 +88,12 @@ class ModelSpec:
     def is_tied(self) -> bool:
         """Whether the encoder's filters are the decoder's atoms.
 
-        They are under a decoder that has hidden layers beside its dictionary. A linear decoder
-        alone needs filters of their own.
+        They are under a decoder that has hidden layers beside its dictionary, from half as many
+        latents as features on. A linear decoder alone, and few latents, need filters of their own.
         """
         is_flat = self.image_shape is None and not self.encoder_sizes
-        return self.is_gated and is_flat and bool(self.decoder_sizes)
+        is_large = 2 * self.n_latents >= self.n_features
+        return self.is_gated and is_flat and is_large and bool(self.decoder_sizes)
 
 
 def _encoder(spec: ModelSpec, decoder: nn.Module) -> Encoder | TiedEncoder:
