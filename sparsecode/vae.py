@@ -35,6 +35,8 @@ MIN_SCALE = 1e-3
 _MAX_LOG_SCALE = 3.0
 _MIN_LOG_SCALE = -10.0
 _SCALE_DECAY = 0.9
+# Filters are the atoms from so many latents for each feature on.
+_TIED_FROM = 0.5
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class ModelSpec:
         latents as features on. A linear decoder alone, and few latents, need filters of their own.
         """
         is_flat = self.image_shape is None and not self.encoder_sizes
-        is_large = 2 * self.n_latents >= self.n_features
+        is_large = self.n_latents >= _TIED_FROM * self.n_features
         return self.is_gated and is_flat and is_large and bool(self.decoder_sizes)
 
 

@@ -19,7 +19,7 @@ from benchmarks.variants import (
     SignedGate,
     TwoHeads,
 )
-from sparsecode import defaults, trainer, transformer
+from sparsecode import defaults, trainer, transformer, vae
 from sparsecode.distributions import GatedNormal
 from sparsecode.networks import Encoder, LinearPlusMLP, TiedEncoder
 
@@ -31,8 +31,13 @@ NOT_IN_TWO_EPOCHS = {"default", "steps / 3", "steps x 2"}
 
 @pytest.fixture(scope="module", autouse=True)
 def many_rows():
-    """Choose defaults as for the rows of MNIST; every latent counts as dead."""
-    with patch.object(defaults, "_MANY_ROWS", 1), patch.object(trainer, "_DEAD_AFTER", -1):
+    """Choose defaults as for MNIST and many latents; every latent counts as dead."""
+    with (
+        patch.object(defaults, "_MANY_ROWS", 1),
+        patch.object(defaults, "_ROWS_PER_FEATURE", 0),
+        patch.object(vae, "_TIED_FROM", 0.0),
+        patch.object(trainer, "_DEAD_AFTER", -1),
+    ):
         yield
 
 
@@ -146,7 +151,7 @@ def test_objective():
     assert model("likelihood: continuous Bernoulli").spec.likelihood == "continuous_bernoulli"
     for name in [name for name in VARIANTS if name.startswith("beta")]:
         beta = VARIANTS[name].parameters["beta"]
-        assert beta != defaults.resolve_beta("auto", "spike_slab", POINT.p, N)
+        assert beta != defaults.resolve_beta("auto", "spike_slab", POINT.p, N, D)
         last = fit(name).history_[-1]
         assert last.loss == pytest.approx(last.distortion + beta * last.rate_slab)
     for name in ("no noise", "beta 0, no noise: autoencoder"):
