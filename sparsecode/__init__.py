@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sparsecode._version import __version__
 
 if TYPE_CHECKING:
-    from sparsecode import diagnostics
+    from sparsecode import diagnostics, probe
     from sparsecode.codes import SparseCodes
     from sparsecode.distributions import SpikeAndSlab
     from sparsecode.encoding import encode_files, fit_files
+    from sparsecode.probing import probe_file
     from sparsecode.storage import read_codes, verify_codes, write_codes
     from sparsecode.transformer import SparseVAETransformer
 
@@ -23,11 +24,22 @@ _MODULE_OF = {
     "SpikeAndSlab": "distributions",
     "encode_files": "encoding",
     "fit_files": "encoding",
+    "probe_file": "probing",
     "read_codes": "storage",
     "verify_codes": "storage",
     "write_codes": "storage",
 }
-_SUBMODULES = {"diagnostics", "encoding", "errors", "persistence", "progress", "storage"}
+_SUBMODULES = {
+    "baseline_models",
+    "companions",
+    "diagnostics",
+    "encoding",
+    "errors",
+    "persistence",
+    "probe",
+    "progress",
+    "storage",
+}
 
 __all__ = [
     "SparseCodes",
@@ -37,6 +49,8 @@ __all__ = [
     "diagnostics",
     "encode_files",
     "fit_files",
+    "probe",
+    "probe_file",
     "read_codes",
     "verify_codes",
     "write_codes",

@@ -70,6 +70,14 @@ class OnError(StrEnum):
     fail = "fail"
 
 
+class Task(StrEnum):
+    """Choices of ``--task``."""
+
+    auto = "auto"
+    classify = "classify"
+    regress = "regress"
+
+
 class ImageSize(NamedTuple):
     """Value of ``--size``."""
 
@@ -422,6 +430,64 @@ def _zeros(summary: Any) -> str:
     if summary.zeros_held_out is None:
         return f"{summary.zeros_got:.3f}"
     return f"{summary.zeros_got:.3f}; {summary.zeros_held_out:.3f} on rows held out of training"
+
+
+@app.command()
+def probe(
+    codes: Annotated[Path, typer.Argument(help="Codes (.h5) from `encode`.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="CSV or Parquet with the rows' names and their labels."),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option("--column", help="Which column. (default: label, the folders' names)"),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--inputs", "-i", help="What was encoded, for the baselines."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="(default: the one beside the codes)")
+    ] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            "--baselines", help="Of raw, pca, untrained, dense, dictionary (slow); all; none."
+        ),
+    ] = "raw,pca,untrained,dense",
+    task: Annotated[Task, typer.Option("--task", help="Classes or numbers.")] = Task.auto,
+    seed: Annotated[int, typer.Option("--seed", help="Of the splits.", min=0)] = 0,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw the scores (.png, .svg, .pdf).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score how well labels can be read off codes, beside baselines."""
+
+    def learn(X: Any, n_components: int, names: list[str]) -> Any:
+        path = model or sparsecode.companions.model_beside(codes, sparsecode.read_codes(codes))
+        return sparsecode.baseline_models.learned_baselines(X, n_components, names, path, seed)
+
+    with _exit_codes():
+        result = sparsecode.probe_file(
+            codes, labels=labels, column=column, inputs=inputs or [],
+            baselines=_names(baselines), learn=learn, task=task.value, seed=seed,
+        )  # fmt: skip
+        if picture is not None:
+            sparsecode.diagnostics.figures.save(
+                sparsecode.diagnostics.figures.probe_scores(result), picture
+            )
+    if as_json:
+        typer.echo(result.to_json(indent=2))
+    else:
+        sparsecode.progress.print_view(result)
+
+
+def _names(text: str) -> list[str]:
+    if text == "all":
+        return ["raw", "pca", "untrained", "dense", "dictionary"]
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
 @app.command()

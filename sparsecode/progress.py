@@ -20,6 +20,8 @@ from rich.text import Text
 if TYPE_CHECKING:  # the command line shows tables without waiting for torch
     from sparsecode.trainer import EpochRecord, ProgressCallback
 
+_WIDE = 120
+
 
 class TrainingProgress:
     """Context manager around one ``fit``; hands out callbacks for its stages.
@@ -140,3 +142,11 @@ def print_rows(rows: Mapping[str, str], stderr: bool = False) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console(stderr=stderr, highlight=False).print(table)
+
+
+def print_view(view: object) -> None:
+    """Print a result that has a rich view on stdout; elsewhere than on a terminal never cut."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, _WIDE))
+    console.print(view)

@@ -4,6 +4,7 @@
 them with matplotlib, which is an extra: ``pip install 'sparsecode[report]'``.
 """
 
+from sparsecode.diagnostics import figures
 from sparsecode.diagnostics.coactivation import Pairs, coactivation_counts, coactivation_pairs
 from sparsecode.diagnostics.drift import Drift, drift
 from sparsecode.diagnostics.labels import (
@@ -71,6 +72,7 @@ __all__ = [
     "energy_share",
     "explained_variance",
     "explained_variance_removed",
+    "figures",
     "gini",
     "hoyer_sparsity",
     "kurtosis",

@@ -1,4 +1,5 @@
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sparsecode import SparseCodes, diagnostics
 
 
 def text_of(renderable):
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=150, record=True, file=StringIO())
     console.print(renderable)
     return console.export_text()
 
