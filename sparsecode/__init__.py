@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparsecode.distributions import SpikeAndSlab
     from sparsecode.encoding import encode_files, fit_files
     from sparsecode.probing import probe_file
+    from sparsecode.report import report_file
     from sparsecode.storage import read_codes, verify_codes, write_codes
     from sparsecode.transformer import SparseVAETransformer
 
@@ -25,6 +26,7 @@ _MODULE_OF = {
     "encode_files": "encoding",
     "fit_files": "encoding",
     "probe_file": "probing",
+    "report_file": "report",
     "read_codes": "storage",
     "verify_codes": "storage",
     "write_codes": "storage",
@@ -35,9 +37,13 @@ _SUBMODULES = {
     "diagnostics",
     "encoding",
     "errors",
+    "labels",
+    "model_view",
+    "outputs",
     "persistence",
     "probe",
     "progress",
+    "report",
     "storage",
 }
 
@@ -52,6 +58,7 @@ __all__ = [
     "probe",
     "probe_file",
     "read_codes",
+    "report_file",
     "verify_codes",
     "write_codes",
 ]

@@ -433,6 +433,70 @@ def _zeros(summary: Any) -> str:
 
 
 @app.command()
+def report(
+    codes: Annotated[Path, typer.Argument(help="Codes (.h5) from `encode`.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="(default: the one beside the codes)")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--inputs", "-i", help="What was encoded, for the pictures."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page. (default: CODES.html)")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="CSV or Parquet with the rows' names and their labels."),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option("--column", help="Which column. (default: label, the folders' names)"),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="Codes of other data: did the data change?"),
+    ] = None,
+    no_model: Annotated[bool, typer.Option("--no-model", help="Codes alone.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what you got: a table here, and a page with figures and an atlas of latents."""
+    output = output or codes.with_suffix(".html")
+    with _exit_codes():
+        if not codes.is_file():
+            raise NoInputError(f"{codes} does not exist; name an .h5 file of codes")
+        sparsecode.outputs.check_output(output, overwrite)
+        found = sparsecode.report_file(
+            codes, inputs=inputs or [], open_view=None if no_model else _view_opener(codes, model),
+            labels=labels, column=column, reference=reference,
+        )  # fmt: skip
+        sparsecode.outputs.write_text(output, found.to_html())
+    if as_json:
+        typer.echo(found.to_json(indent=2))
+    elif not quiet:
+        sparsecode.progress.print_view(found)
+    _say(quiet)(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def _view_opener(codes: Path, model: Path | None) -> Any:
+    """Open the model that was named, or the one beside the codes; None where there is none."""
+    if model is None:
+        model = sparsecode.companions.model_beside(codes, sparsecode.read_codes(codes))
+    elif not model.is_file():
+        raise NoInputError(f"the model {model} does not exist")
+    if model is None:
+        return None
+
+    def open_view(read: Any) -> Any:
+        view = sparsecode.model_view.open_view(model, read)
+        return view, view.picture_shape
+
+    return open_view
+
+
+@app.command()
 def probe(
     codes: Annotated[Path, typer.Argument(help="Codes (.h5) from `encode`.")],
     labels: Annotated[

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from sparsecode.codes_writer import CodesWriter
 from sparsecode.errors import FitInterruptedWarning, NoInputError, OutputError, RefusedError
 from sparsecode.images import ImageOptions, survey
 from sparsecode.inputs import list_images
+from sparsecode.outputs import check_output
 from sparsecode.sources import Failure, ImageSource, RowBatch, Source, open_array_source, read_all
 from sparsecode.transformer import SparseVAETransformer
 
@@ -293,24 +293,6 @@ def encode_files(
         _write_failures(Path(failures), totals.failures)
         files.append(str(failures))
     return totals.summary(source, transformer, model is None, time.monotonic() - start, files)
-
-
-def check_output(path: str | PathLike[str], overwrite: bool) -> None:
-    """Refuse an output that exists or has no folder, before any work is done.
-
-    Raises
-    ------
-    RefusedError
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise RefusedError(f"{path} exists; give another name, or --overwrite to replace it")
-    if path.is_dir():
-        raise RefusedError(f"{path} is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise RefusedError(f"the folder {path.absolute().parent} does not exist; make it first")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise OutputError(f"the folder {path.absolute().parent} is not writable")
 
 
 def _fit_or_leave(

@@ -11,7 +11,8 @@ from sparsecode.codes import SparseCodes
 from sparsecode.companions import Originals
 from sparsecode.diagnostics import l0
 from sparsecode.errors import RefusedError
-from sparsecode.probe import ProbeResult, probe, read_labels, simple_baselines, usable_labels
+from sparsecode.labels import read_labels, usable_labels
+from sparsecode.probe import ProbeResult, probe, simple_baselines
 from sparsecode.probe.baselines import SIMPLE
 from sparsecode.probe.linear import Features
 from sparsecode.probe.run import Task

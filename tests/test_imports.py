@@ -14,14 +14,14 @@ import sparsecode
 PACKAGE = Path(sparsecode.__file__).parent
 # A module imports from modules above it only; docs/architecture.md shows this list to people.
 ORDER = """
-_version errors hdf5 inputs arrays images sources device loader distributions kl networks gate vae
-elbo coding refinement trainer progress calibration defaults fitting persistence codes content
-codes_writer storage diagnostics companions probe probing transformer baseline_models encoding cli
-__main__ __init__
+_version errors outputs hdf5 inputs arrays images sources device loader distributions kl networks
+gate vae elbo coding refinement trainer progress calibration defaults fitting persistence codes
+content codes_writer storage diagnostics labels companions probe probing report transformer
+model_view baseline_models encoding cli __main__ __init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
-errors hdf5 inputs arrays images sources progress codes content codes_writer storage diagnostics
-companions probe probing cli
+errors outputs hdf5 inputs arrays images sources progress codes content codes_writer storage
+diagnostics labels companions probe probing report cli
 """.split()  # noqa: SIM905
 HEAVY = {"torch", "sklearn", "scipy", "h5py", "numpy", "safetensors", "PIL", "rich", "typer"}
 OPTIONAL = {"matplotlib", "pyarrow", "tensorboard"}

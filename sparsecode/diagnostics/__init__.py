@@ -28,6 +28,7 @@ from sparsecode.diagnostics.reconstruction import (
     Reliability,
     explained_variance,
     explained_variance_removed,
+    latent_changes,
     reliability,
 )
 from sparsecode.diagnostics.sparsity import (
@@ -78,6 +79,7 @@ __all__ = [
     "kurtosis",
     "l0",
     "l0_per_row",
+    "latent_changes",
     "mutual_information",
     "rate_per_latent",
     "reliability",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from scipy.sparse import csr_array
 
 from sparsecode.diagnostics.matrix import Codes, checked, row_of_entry
@@ -87,6 +88,54 @@ def explained_variance_removed(codes: Codes, X: ArrayLike, decode: Decode) -> ND
         lost[entries] = ((X[row[entries]] - without) ** 2).sum(1) - error[row[entries]]
     sums = np.bincount(matrix.indices, lost, matrix.shape[1])
     return sums / variation if variation > 0 else np.full(matrix.shape[1], np.nan)
+
+
+def latent_changes(
+    codes: Codes, latents: NDArray[np.int64], top: NDArray[np.int64], decode: Decode
+) -> NDArray[np.float64]:
+    """Compute the mean change that a latent makes to the rows in which it is largest.
+
+    For a linear decoder it is the latent's atom, times its mean value there.
+
+    Parameters
+    ----------
+    codes : csr_array or ndarray of shape (n_samples, n_latents)
+        The codes.
+    latents : ndarray of shape (n,), int64
+        Which latents.
+    top : ndarray of shape (n, n_top), int64
+        Rows for each, as from `top_samples`; -1 for none. A latent without rows is drawn as what
+        the value 1, alone, changes.
+    decode : callable
+        Codes to rows.
+
+    Returns
+    -------
+    ndarray of shape (n, n_features), float64
+    """
+    matrix = checked(codes)
+    n_rows = (top >= 0).sum(axis=1)
+    owner = np.repeat(np.arange(len(latents)), n_rows)
+    rows = matrix[top[top >= 0]]
+    fires = rows.indices == np.repeat(latents[owner], np.diff(rows.indptr))
+    without = rows.copy()
+    without.data[fires] = 0
+    silent = np.flatnonzero(n_rows == 0)
+    shape = (len(silent), matrix.shape[1])
+    alone = csr_array((np.ones(len(silent)), (np.arange(len(silent)), latents[silent])), shape)
+    with_it = _decoded(sparse.vstack([rows, alone], format="csr"), decode)
+    change = with_it - _decoded(sparse.vstack([without, csr_array(shape)], format="csr"), decode)
+    sums = np.zeros((len(latents), change.shape[1]))
+    np.add.at(sums, np.concatenate([owner, silent]), change)
+    return sums / np.maximum(n_rows, 1)[:, None]
+
+
+def _decoded(matrix: csr_array, decode: Decode) -> NDArray[np.float64]:
+    parts = [
+        np.asarray(decode(matrix[start : start + _BLOCK]), dtype=np.float64)
+        for start in range(0, matrix.shape[0], _BLOCK)
+    ]
+    return np.concatenate(parts)
 
 
 def without_entries(matrix: csr_array, entries: NDArray[np.int64]) -> csr_array:

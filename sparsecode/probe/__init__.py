@@ -1,7 +1,7 @@
 """How much codes tell about labels: linear and k-sparse probes, neighbours, baselines; no torch."""
 
+from sparsecode.labels import read_labels, usable_labels
 from sparsecode.probe.baselines import simple_baselines
-from sparsecode.probe.labels import read_labels, usable_labels
 from sparsecode.probe.result import FeatureScores, FewLabels, ProbeResult
 from sparsecode.probe.run import probe
 from sparsecode.probe.scores import Score

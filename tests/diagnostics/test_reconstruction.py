@@ -76,3 +76,18 @@ def test_reliability_has_empty_bins_and_checks_its_input():
             diagnostics.reliability(proba, happened)
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         diagnostics.reliability([np.nan], [True])
+
+
+def test_latent_changes_by_brute_force(codes):
+    k = codes.shape[1]
+    decode = decoder(k)
+    top = diagnostics.top_samples(codes, 3)
+    latents = np.arange(k)[::-1]
+    got = diagnostics.latent_changes(sparse.csr_array(codes), latents, top[latents], decode)
+    for latent, change in zip(latents, got, strict=True):
+        rows = codes[top[latent][top[latent] >= 0]]
+        if not len(rows):
+            rows = np.eye(1, k, latent)
+        without = rows.copy()
+        without[:, latent] = 0
+        np.testing.assert_allclose(change, (decode(rows) - decode(without)).mean(0), atol=1e-9)

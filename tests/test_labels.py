@@ -6,7 +6,7 @@ from scipy import sparse
 
 from sparsecode import SparseCodes
 from sparsecode.errors import NoInputError, RefusedError
-from sparsecode.probe import read_labels, usable_labels
+from sparsecode.labels import read_labels, usable_labels
 
 
 @pytest.fixture
