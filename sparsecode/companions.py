@@ -115,6 +115,19 @@ def model_beside(path: str | os.PathLike[str], codes: SparseCodes) -> Path | Non
     return model if model.is_file() else None
 
 
+def picture_shape_of(transformer: Any) -> PictureShape | None:
+    """Find the shape (h, w, c) of the pictures that an estimator was fitted on.
+
+    How images were read says it, or ``image_shape``; else rows of a square number of values are
+    taken for grey pictures. None where they are not.
+    """
+    images = transformer.image_options_
+    if images is not None:
+        return images["height"], images["width"], images["channels"]
+    n_features = transformer.n_features_in_
+    return _picture_shape(tuple(transformer.image_shape or (n_features,)), n_features)
+
+
 def _image_options(codes: SparseCodes, paths: list[str]) -> ImageOptions:
     images = codes.metadata.get("config", {}).get("images")
     return survey(paths).options if images is None else ImageOptions.from_dict(images)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from sparsecode.codes import SparseCodes
-from sparsecode.companions import PictureShape
+from sparsecode.companions import PictureShape, picture_shape_of
 from sparsecode.distributions import IsotropicNormal
 from sparsecode.elbo import elbo_terms
 from sparsecode.errors import RefusedError
@@ -44,13 +44,7 @@ class ModelView:
     @property
     def picture_shape(self) -> PictureShape | None:
         """(h, w, c) of a row, if the model knows that it is a picture."""
-        images, shape = self.transformer.image_options_, self.transformer.model_.spec.image_shape
-        if images is not None:
-            return images["height"], images["width"], images["channels"]
-        if shape is None:
-            return None
-        height, width, *channels = shape
-        return height, width, channels[0] if channels else 1
+        return picture_shape_of(self.transformer)
 
     def decode(self, codes: csr_array) -> NDArray[Any]:
         """Codes (n, k) to rows (n, d)."""

@@ -61,7 +61,35 @@ def save(figure: "Figure", path: str | PathLike[str]) -> None:
 def l0_distribution(diagnostics: Diagnostics) -> "Figure":
     """Histogram of the non-zeros per row."""
     figure = new_figure()
-    axes = _axes(figure, "non-zeros per row", "rows")
+    _draw_l0(figure.subplots(), diagnostics)
+    return figure
+
+
+def activation_frequencies(diagnostics: Diagnostics) -> "Figure":
+    """Activation frequency of every latent, in falling order."""
+    figure = new_figure()
+    _draw_frequencies(figure.subplots(), diagnostics)
+    return figure
+
+
+def values(diagnostics: Diagnostics) -> "Figure":
+    """Histogram of all non-zero values."""
+    figure = new_figure()
+    _draw_values(figure.subplots(), diagnostics)
+    return figure
+
+
+def sparsity(diagnostics: Diagnostics) -> "Figure":
+    """Draw the three of them side by side."""
+    figure = new_figure(12, 3.2)
+    for axes, draw in zip(
+        figure.subplots(1, 3), (_draw_l0, _draw_frequencies, _draw_values), strict=True
+    ):
+        draw(axes, diagnostics)
+    return figure
+
+
+def _draw_l0(axes: Any, diagnostics: Diagnostics) -> None:
     l0 = diagnostics.l0
     edges = np.unique(np.linspace(l0.min(), l0.max() + 1, 41).astype(int)) - 0.5
     axes.hist(l0, bins=edges, color=_BLUE)
@@ -70,28 +98,22 @@ def l0_distribution(diagnostics: Diagnostics) -> "Figure":
         asked = diagnostics.n_latents * (1 - diagnostics.p)
         axes.axvline(asked, color=_GREY, ls="--", label=f"asked {asked:.1f}")
     axes.legend(frameon=False)
-    return figure
+    _label(axes, "non-zeros per row", "rows")
 
 
-def activation_frequencies(diagnostics: Diagnostics) -> "Figure":
-    """Activation frequency of every latent, in falling order."""
-    figure = new_figure()
-    axes = _axes(figure, "latents, the most frequent first", "share of rows in which it is on")
+def _draw_frequencies(axes: Any, diagnostics: Diagnostics) -> None:
     axes.plot(np.sort(diagnostics.frequency)[::-1], color=_BLUE)
     if diagnostics.p is not None:
         axes.axhline(1 - diagnostics.p, color=_GREY, ls="--", label="1 - p")
         axes.legend(frameon=False)
     axes.set_ylim(bottom=0)
-    return figure
+    _label(axes, "latents, the most frequent first", "share of rows in which it is on")
 
 
-def values(diagnostics: Diagnostics) -> "Figure":
-    """Histogram of all non-zero values."""
-    figure = new_figure()
-    axes = _axes(figure, "value where not zero", "codes")
+def _draw_values(axes: Any, diagnostics: Diagnostics) -> None:
     counts, edges = diagnostics.histograms
     axes.stairs(counts.sum(0), edges, fill=True, color=_BLUE)
-    return figure
+    _label(axes, "value where not zero", "codes")
 
 
 def label_association(diagnostics: Diagnostics, n_latents: int = 30) -> "Figure":
@@ -133,15 +155,18 @@ def training_curves(history: Sequence[Any]) -> "Figure":
     return figure
 
 
-def pictures(images: ArrayLike, columns: int = 10, titles: Sequence[str] = ()) -> "Figure":
+def pictures(
+    images: ArrayLike, columns: int = 10, titles: Sequence[str] = (), signed: bool = False
+) -> "Figure":
     """Pictures in a grid.
 
     Parameters
     ----------
     images : array-like of shape (n, h, w) or (n, h, w, c)
-        Values below zero make it a picture of changes, red up and blue down.
     columns : int, default=10
     titles : sequence of str, optional
+    signed : bool, default=False
+        Pictures of changes, red up and blue down, white for none.
     """
     images = np.asarray(images, dtype=np.float64)
     if images.ndim not in (3, 4) or not len(images):
@@ -152,7 +177,7 @@ def pictures(images: ArrayLike, columns: int = 10, titles: Sequence[str] = ()) -
     grid = figure.subplots(rows, columns, squeeze=False)
     size = np.abs(images).max() or 1.0
     style: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": size}
-    if images.min() < 0:
+    if signed:
         style = {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
         images = images if images.ndim == 3 else (images / size + 1) / 2
     for i, axes in enumerate(grid.flat):

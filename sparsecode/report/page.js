@@ -75,7 +75,7 @@ function charts() {
   );
 }
 function section(id, title, ...children) {
-  byId("nav-more").append(element("a", {href: "#" + id}, title), " ");
+  byId("nav-more").append(element("a", {href: "#" + id}, title));
   byId("more").append(element("section", {id}, element("h2", {}, title), ...children));
 }
 function table(head, rows) {
@@ -139,7 +139,7 @@ const SHEETS = ATLAS.sheets || {};
 const COLUMNS = {
   index: "number", frequency: "frequency", mean: "mean value", energy: "share of energy",
   importance: "explained variance lost without it", information: "bits about the label",
-  rate: "rate", kurtosis: "kurtosis",
+  rate: "rate in nats", kurtosis: "kurtosis",
 };
 const state = {sort: "frequency", down: true, page: 0, size: 48, found: []};
 const styles = document.head.appendChild(element("style"));
