@@ -12,6 +12,12 @@ from sparsecode._version import __version__
 if TYPE_CHECKING:
     from sparsecode import diagnostics, probe
     from sparsecode.codes import SparseCodes
+    from sparsecode.displays import (
+        HistoryDisplay,
+        LatentDisplay,
+        ReconstructionDisplay,
+        SparsityDisplay,
+    )
     from sparsecode.distributions import SpikeAndSlab
     from sparsecode.encoding import encode_files, fit_files
     from sparsecode.probing import probe_file
@@ -20,8 +26,12 @@ if TYPE_CHECKING:
     from sparsecode.transformer import SparseVAETransformer
 
 _MODULE_OF = {
+    "HistoryDisplay": "displays",
+    "LatentDisplay": "displays",
+    "ReconstructionDisplay": "displays",
     "SparseCodes": "codes",
     "SparseVAETransformer": "transformer",
+    "SparsityDisplay": "displays",
     "SpikeAndSlab": "distributions",
     "encode_files": "encoding",
     "fit_files": "encoding",
@@ -48,8 +58,12 @@ _SUBMODULES = {
 }
 
 __all__ = [
+    "HistoryDisplay",
+    "LatentDisplay",
+    "ReconstructionDisplay",
     "SparseCodes",
     "SparseVAETransformer",
+    "SparsityDisplay",
     "SpikeAndSlab",
     "__version__",
     "diagnostics",

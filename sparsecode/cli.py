@@ -306,6 +306,12 @@ def fit(
     follow_symlinks: FollowSymlinks = False,
     on_error: OnErrorOption = OnError.skip,
     device: Device = "auto",
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-dir", help="Folder for history.jsonl and TensorBoard.", rich_help_panel=RUN
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     progress: ProgressOption = When.auto,
     quiet: Quiet = False,
@@ -326,7 +332,7 @@ def fit(
             warnings.simplefilter("always", FitInterruptedWarning)
             sparsecode.fit_files(
                 inputs, model, options=options, parameters=parameters, overwrite=overwrite,
-                report=_say(quiet),
+                report=_say(quiet), log_dir=log_dir,
             )  # fmt: skip
         if any(issubclass(warning.category, FitInterruptedWarning) for warning in caught):
             _fail(f"interrupted; the model so far is in {model}", EXIT_INTERRUPTED)
