@@ -91,8 +91,7 @@ def sparsity(diagnostics: Diagnostics) -> "Figure":
 
 def _draw_l0(axes: Any, diagnostics: Diagnostics) -> None:
     l0 = diagnostics.l0
-    edges = np.unique(np.linspace(l0.min(), l0.max() + 1, 41).astype(int)) - 0.5
-    axes.hist(l0, bins=edges, color=_BLUE)
+    axes.stairs(*diagnostics.l0_histogram(), fill=True, color=_BLUE)
     axes.axvline(l0.mean(), color=_ORANGE, label=f"mean {l0.mean():.1f}")
     if diagnostics.p is not None:
         asked = diagnostics.n_latents * (1 - diagnostics.p)

@@ -136,6 +136,13 @@ class Diagnostics:
             )
         return rows
 
+    def l0_histogram(self, n_bins: int = 40) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Histogram of the non-zeros per row, in at most `n_bins` bins of as many whole numbers."""
+        low, high = int(self.l0.min()), int(self.l0.max())
+        width = -(-(high - low + 1) // n_bins)
+        edges = np.arange(low, high + width + 1, width) - 0.5
+        return np.histogram(self.l0, edges)[0], edges
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; arrays become lists and what is not a number None."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}

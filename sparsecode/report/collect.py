@@ -21,7 +21,6 @@ from sparsecode.report.pictures import PictureStyle
 
 _SAMPLE_ROWS = 1000
 _SEED = 0
-_L0_BINS = 40
 
 
 def collect(
@@ -116,17 +115,14 @@ def _notes(
 
 
 def _charts(diagnostics: Diagnostics) -> dict[str, Any]:
-    l0 = diagnostics.l0
-    span = int(l0.max() - l0.min()) + 1
-    step = -(-span // _L0_BINS)
-    edges = np.arange(l0.min(), l0.max() + step + 1, step) - 0.5
+    l0_counts, edges = diagnostics.l0_histogram()
     asked = None if diagnostics.p is None else diagnostics.n_latents * (1 - diagnostics.p)
     counts, value_edges = diagnostics.histograms
     return {
         "l0": {
-            "counts": np.histogram(l0, edges)[0].tolist(),
+            "counts": l0_counts.tolist(),
             "edges": edges.tolist(),
-            "mean": float(l0.mean()),
+            "mean": float(diagnostics.l0.mean()),
             "asked": asked,
         },
         "frequency": [round(float(f), 5) for f in np.sort(diagnostics.frequency)[::-1]],

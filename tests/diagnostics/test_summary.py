@@ -99,3 +99,15 @@ def test_many_latents_are_never_made_dense_by_rows():
     matrix = sparse.random_array((300_000, 2000), density=1e-5, format="csr", rng=0)
     result = diagnostics.diagnose(matrix)
     assert result.l0.sum() == matrix.nnz
+
+
+@pytest.mark.parametrize("largest", [3, 39, 40, 41, 200])
+def test_the_histogram_of_l0_has_bins_of_one_width(largest):
+    counts = np.random.default_rng(0).integers(0, largest + 1, 300)
+    counts[:2] = 0, largest
+    codes = (np.arange(200) < counts[:, None]).astype(float)
+    found, edges = diagnostics.diagnose(codes).l0_histogram()
+    assert len(found) <= 40
+    assert len(set(np.diff(edges))) == 1
+    np.testing.assert_array_equal(found, np.histogram(counts, edges)[0])
+    assert found.sum() == 300
