@@ -42,6 +42,7 @@ from sparsecode.diagnostics.sparsity import (
 from sparsecode.diagnostics.verdicts import Verdict
 
 ALWAYS_ON = 0.99
+_PAIR_OPERATIONS = 10**9
 _STATUS_STYLE = {"good": "green", "fair": "yellow", "poor": "red"}
 
 
@@ -73,7 +74,7 @@ class Diagnostics:
     histograms : Histograms
         Non-zero values of each latent.
     pairs : Pairs
-        Latents that fire together most.
+        Latents that fire together most; of dense codes, in evenly spaced rows only.
     by_label : LabelShares or None
         How often each latent is on for each label.
     information : ndarray of shape (n_latents,) or None
@@ -136,7 +137,7 @@ class Diagnostics:
             )
         return rows
 
-    def l0_histogram(self, n_bins: int = 40) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def l0_histogram(self, n_bins: int = 40) -> tuple[NDArray[Any], NDArray[Any]]:
         """Histogram of the non-zeros per row, in at most `n_bins` bins of as many whole numbers."""
         low, high = int(self.l0.min()), int(self.l0.max())
         width = -(-(high - low + 1) // n_bins)
@@ -247,8 +248,15 @@ def _latent_figures(matrix: Codes, p: float | None) -> dict[str, Any]:
         "collapsed": collapsed_latents(per_firing),
         "effective": effective_latents(matrix),
         "histograms": value_histograms(matrix),
-        "pairs": coactivation_pairs(matrix),
+        "pairs": coactivation_pairs(_affordable_rows(matrix)),
     }
+
+
+def _affordable_rows(matrix: Codes) -> Codes:
+    """All rows, or evenly spaced ones of which counting pairs costs seconds: it grows with L0²."""
+    cost = float(np.square(np.diff(matrix.indptr), dtype=np.float64).sum())
+    step = max(1, -(-int(cost) // _PAIR_OPERATIONS))
+    return matrix[:: min(step, matrix.shape[0])]
 
 
 def _verdicts(n: int, k: int, p: float | None, figures: dict[str, Any]) -> list[Verdict]:

@@ -116,6 +116,7 @@ def _sheets(
         return None
     height, width = style.cell
     sheets: dict[str, Any] = {"per": PER_SHEET, "height": height, "width": width, "n_top": n_top}
+    sheets["colours"] = style.change_colours
     starts = range(0, codes.n_latents, PER_SHEET)
     if decode is not None:
         sheets["changes"] = [_change_sheet(codes, start, top, decode, style) for start in starts]

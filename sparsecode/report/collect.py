@@ -20,6 +20,8 @@ from sparsecode.report.galleries import ModelView
 from sparsecode.report.pictures import PictureStyle
 
 _SAMPLE_ROWS = 1000
+# Importance decodes a row for each of its non-zeros: few rows of dense codes are enough work.
+_DECODED_ROWS, _LEAST_ROWS = 60_000, 50
 _SEED = 0
 
 
@@ -63,7 +65,8 @@ def collect(
     importance = None
     if view is not None and X is not None:
         unit = X / np.float32(255) if X.dtype == np.uint8 else X
-        importance = explained_variance_removed(codes.matrix[rows], unit, view.decode)
+        n = max(_LEAST_ROWS, int(_DECODED_ROWS / max(diagnostics.l0.mean(), 1)))
+        importance = explained_variance_removed(codes.matrix[rows[:n]], unit[:n], view.decode)
     return {
         "title": title,
         "version": __version__,

@@ -124,7 +124,7 @@ def explained(
             {"label": str(codes.names[row]), "tiles": tiles + _parts(view, codes, row, style)}
         )
     text = (
-        "What each latent adds (red) and takes away (blue), the largest changes first, with its "
+        f"What each latent changes, {style.change_colours}, the largest changes first, with its "
         "value. Their sum, from the decoder's empty picture on, is the reconstruction; exactly so "
         "for a linear decoder."
     )

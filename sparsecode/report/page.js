@@ -247,8 +247,8 @@ function show() {
 function turn(step) { state.page += step; show(); }
 function atlas() {
   const missing = [SHEETS.changes ? "" : "decoder pictures", SHEETS.images ? "" : "top-activating images"].filter(Boolean);
-  byId("atlas-text").textContent = "Each latent: what it changes in a picture (red up, blue down)" +
-    ", the images in which it is largest, how often it is on, and for which labels. Choose one for its histogram." +
+  byId("atlas-text").textContent = "Each latent: " + (SHEETS.changes ? `what it changes in a picture (${SHEETS.colours}), ` : "") +
+    "the images in which it is largest, how often it is on, and for which labels. Choose one for its histogram." +
     (missing.length ? ` Left out here: ${missing.join(" and ")}.` : "");
   for (const [name, title] of Object.entries(COLUMNS))
     if (name === "index" || ATLAS.columns[name]) byId("sort").append(element("option", {value: name}, title));

@@ -51,6 +51,13 @@ class PictureStyle:
         return cls(shape, low, high if high > low else low + 1)
 
     @property
+    def change_colours(self) -> str:
+        """What the colours of a change mean, in words."""
+        if self.shape[2] == 1:
+            return "red where it adds, blue where it takes away"
+        return "grey where it changes nothing"
+
+    @property
     def cell(self) -> tuple[int, int]:
         """Height and width of a drawn picture."""
         height, width, _ = self.shape

@@ -90,6 +90,16 @@ def test_sparse_latents_are_not_collapsed_because_they_fire_seldom():
     np.testing.assert_array_equal(result.collapsed, [False, True])
 
 
+def test_pairs_of_costly_codes_are_counted_in_evenly_spaced_rows(monkeypatch):
+    codes = (np.random.default_rng(0).random((90, 10)) < 0.5).astype(float)
+    cost = ((codes != 0).sum(axis=1) ** 2).sum()
+    monkeypatch.setattr("sparsecode.diagnostics.summary._PAIR_OPERATIONS", int(cost / 2.5))
+    found = diagnostics.diagnose(codes).pairs
+    np.testing.assert_array_equal(
+        found.together, diagnostics.coactivation_pairs(codes[::3]).together
+    )
+
+
 def test_p_is_checked():
     with pytest.raises(ValueError, match=r"p=1\.5"):
         diagnostics.diagnose(np.eye(3), p=1.5)
