@@ -57,7 +57,8 @@ def _summary(rows: list[tuple[str, str]]) -> str:
 
 def _verdict(verdict: dict[str, str]) -> str:
     name, status, finding, rule = (
-        html.escape(verdict[key]) for key in ("name", "status", "finding", "rule")
+        html.escape(verdict[key]).replace(" %", "\u00a0%")
+        for key in ("name", "status", "finding", "rule")
     )
     return (
         f"<li class='verdict {status}'><span class='badge'>{status}</span>"

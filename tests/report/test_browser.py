@@ -2,7 +2,11 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_array
+
+import sparsecode
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -197,6 +201,27 @@ def test_a_page_of_codes_alone_works(page, bare):
     assert "Without the model" in text
     assert "Left out here: decoder pictures and top-activating images" in text
     assert len(shown.latents()) == 48
+
+
+RNG = np.random.default_rng(0)
+DEGENERATE = {
+    "one row": np.eye(1, 5),
+    "all zero": np.zeros((6, 4)),
+    "one latent": np.ones((9, 1)),
+    "dense": RNG.random((60, 8)),
+    "signed": RNG.normal(size=(50, 8)) * (RNG.random((50, 8)) < 0.4),
+}
+
+
+@pytest.mark.parametrize("codes", DEGENERATE.values(), ids=DEGENERATE)
+def test_pages_of_degenerate_codes_work(page, codes, tmp_path):
+    names = np.array([str(i) for i in range(len(codes))], dtype=object)
+    matrix = csr_array(codes.astype(np.float32))
+    sparsecode.write_codes(tmp_path / "codes.h5", sparsecode.SparseCodes(matrix, names))
+    shown = page(sparsecode.report_file(tmp_path / "codes.h5"))
+    assert len(shown.latents()) == codes.shape[1]
+    shown.run("document.querySelector('.open').click()")
+    assert shown.driver.find_element("id", "detail-title").is_displayed()
 
 
 def test_hostile_names_are_text_and_4096_latents_stay_fluid(page, hostile):
