@@ -17,11 +17,13 @@ ORDER = """
 _version errors outputs hdf5 inputs arrays images sources device loader distributions kl networks
 gate vae elbo coding refinement trainer progress history_log calibration defaults fitting
 persistence codes content codes_writer storage diagnostics labels companions probe probing report
-displays transformer model_view baseline_models encoding cli __main__ __init__
+displays transformer model_view baseline_models encoding cli_options cli_reports cli __main__
+__init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
 errors outputs hdf5 inputs arrays images sources progress history_log codes content codes_writer
-storage diagnostics labels companions probe probing report displays cli
+storage diagnostics labels companions probe probing report displays cli_options cli_reports
+cli
 """.split()  # noqa: SIM905
 HEAVY = {"torch", "sklearn", "scipy", "h5py", "numpy", "safetensors", "PIL", "rich", "typer"}
 OPTIONAL = {"matplotlib", "pyarrow", "tensorboard"}
