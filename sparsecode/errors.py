@@ -1,6 +1,6 @@
 """Exceptions and warnings: one class for each thing that a caller would handle differently.
 
-The command line turns each into an exit code (see ``sparsecode.cli``), so a new class belongs here
+The command line turns each into an exit code (see ``sparsecode.cli_options``), so a new class belongs here
 only when it calls for a different answer.
 """
 
