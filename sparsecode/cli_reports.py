@@ -110,6 +110,9 @@ def probe(
         return sparsecode.baseline_models.learned_baselines(X, n_components, names, path, seed)
 
     with exit_codes():
+        if picture is not None:
+            sparsecode.outputs.check_output(picture, overwrite=True)
+            sparsecode.diagnostics.figures.check_path(picture)
         result = sparsecode.probe_file(
             codes, labels=labels, column=column, inputs=inputs or [],
             baselines=_names(baselines), learn=learn, task=task.value, seed=seed,

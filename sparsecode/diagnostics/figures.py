@@ -40,6 +40,21 @@ def new_figure(width: float = 6.0, height: float = 3.5) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_path(path: str | PathLike[str]) -> None:
+    """Refuse a picture that could not be drawn, before any work is done.
+
+    Raises
+    ------
+    RefusedError
+        No such format, or no matplotlib.
+    """
+    known = new_figure().canvas.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in known:
+        raise RefusedError(
+            f"{path} cannot be drawn: its extension must be one of {', '.join(known)}"
+        )
+
+
 def save(figure: "Figure", path: str | PathLike[str]) -> None:
     """Write a figure in the format that the extension names.
 

@@ -65,6 +65,9 @@ def test_saving(tmp_path, result):
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
     with pytest.raises(RefusedError, match="cannot be drawn"):
         figures.save(figure, tmp_path / "a.nonsense")
+    with pytest.raises(RefusedError, match=r"nonsense cannot be drawn.*png"):
+        figures.check_path("a.nonsense")
+    figures.check_path("a.PNG")
     with pytest.raises(OutputError, match="cannot write"):
         figures.save(figure, tmp_path / "nowhere" / "a.png")
 
