@@ -59,15 +59,12 @@ def report(
 
 def _view_opener(codes: Path, model: Path | None) -> Any:
     """Open the model that was named, or the one beside the codes; None where there is none."""
-    if model is None:
-        model = sparsecode.companions.model_beside(codes, sparsecode.read_codes(codes))
-    elif not model.is_file():
-        raise NoInputError(f"the model {model} does not exist")
-    if model is None:
+    path = _model_path(codes, model)
+    if path is None:
         return None
 
     def open_view(read: Any) -> Any:
-        view = sparsecode.model_view.open_view(model, read)
+        view = sparsecode.model_view.open_view(path, read)
         return view, view.picture_shape
 
     return open_view
@@ -106,7 +103,7 @@ def probe(
     """Score how well labels can be read off codes, beside baselines."""
 
     def learn(X: Any, n_components: int, names: list[str]) -> Any:
-        path = model or sparsecode.companions.model_beside(codes, sparsecode.read_codes(codes))
+        path = _model_path(codes, model)
         return sparsecode.baseline_models.learned_baselines(X, n_components, names, path, seed)
 
     with exit_codes():
@@ -125,6 +122,15 @@ def probe(
         typer.echo(result.to_json(indent=2))
     else:
         sparsecode.progress.print_view(result)
+
+
+def _model_path(codes: Path, model: Path | None) -> Path | None:
+    """Find the model that was named, or the one beside the codes."""
+    if model is None:
+        return sparsecode.companions.model_beside(codes, sparsecode.read_codes(codes))
+    if not model.is_file():
+        raise NoInputError(f"the model {model} does not exist")
+    return model
 
 
 def _names(text: str) -> list[str]:

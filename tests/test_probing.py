@@ -89,6 +89,8 @@ def test_json_and_labels_from_a_file_and_a_picture(files, tmp_path):
         (["probe", "codes.h5", "--column", "age"], 2, "'age'"),
         (["probe", "codes.h5", "--baselines", "magic"], 2, "magic"),
         (["probe", "codes.h5", "-i", "none"], 4, "none"),
+        (["probe", "codes.h5", "-i", "X.npy", "-m", "no.safetensors"], 4, "the model no.safetens"),
+        (["probe", "codes.h5", "--picture", "nowhere/p.png"], 2, "nowhere"),
         (["probe", "codes.h5", "--picture", "p.nonsense"], 2, "p.nonsense"),
         (["probe", "codes.h5", "--task", "regress"], 2, "needs numbers"),
     ],
