@@ -10,34 +10,69 @@ from typing import TYPE_CHECKING, Any
 from sparsecode._version import __version__
 
 if TYPE_CHECKING:
-    from sparsecode import diagnostics
+    from sparsecode import diagnostics, probe
     from sparsecode.codes import SparseCodes
+    from sparsecode.displays import (
+        HistoryDisplay,
+        LatentDisplay,
+        ReconstructionDisplay,
+        SparsityDisplay,
+    )
     from sparsecode.distributions import SpikeAndSlab
     from sparsecode.encoding import encode_files, fit_files
+    from sparsecode.probing import probe_file
+    from sparsecode.report import report_file
     from sparsecode.storage import read_codes, verify_codes, write_codes
     from sparsecode.transformer import SparseVAETransformer
 
 _MODULE_OF = {
+    "HistoryDisplay": "displays",
+    "LatentDisplay": "displays",
+    "ReconstructionDisplay": "displays",
     "SparseCodes": "codes",
     "SparseVAETransformer": "transformer",
+    "SparsityDisplay": "displays",
     "SpikeAndSlab": "distributions",
     "encode_files": "encoding",
     "fit_files": "encoding",
+    "probe_file": "probing",
+    "report_file": "report",
     "read_codes": "storage",
     "verify_codes": "storage",
     "write_codes": "storage",
 }
-_SUBMODULES = {"diagnostics", "encoding", "errors", "persistence", "progress", "storage"}
+_SUBMODULES = {
+    "baseline_models",
+    "companions",
+    "diagnostics",
+    "encoding",
+    "errors",
+    "labels",
+    "model_view",
+    "outputs",
+    "persistence",
+    "probe",
+    "progress",
+    "report",
+    "storage",
+}
 
 __all__ = [
+    "HistoryDisplay",
+    "LatentDisplay",
+    "ReconstructionDisplay",
     "SparseCodes",
     "SparseVAETransformer",
+    "SparsityDisplay",
     "SpikeAndSlab",
     "__version__",
     "diagnostics",
     "encode_files",
     "fit_files",
+    "probe",
+    "probe_file",
     "read_codes",
+    "report_file",
     "verify_codes",
     "write_codes",
 ]

@@ -54,6 +54,11 @@ class ArrayInput:
         n_rows, *rest = self._rows.shape
         return n_rows, int(np.prod(rest))
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row before it is flattened: (h, w) or (h, w, c) for images."""
+        return tuple(self._rows.shape[1:])
+
     def read(self, start: int, stop: int) -> np.ndarray | csr_array:
         """Read rows `start` to `stop` (exclusive).
 

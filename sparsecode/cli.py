@@ -7,26 +7,58 @@ torch.
 import json
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
 import sparsecode
+from sparsecode.cli_options import (
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    EXIT_SOME_FAILED,
+    EXIT_TERMINATED,
+    RUN,
+    AsJson,
+    BatchSize,
+    Beta,
+    Channels,
+    Convolutional,
+    Device,
+    EarlyStopping,
+    FollowSymlinks,
+    HiddenSizes,
+    Inputs,
+    LearningRate,
+    LikelihoodOption,
+    MaxIter,
+    MaxPixels,
+    MaxTime,
+    NComponents,
+    NoExif,
+    OnError,
+    OnErrorOption,
+    Overwrite,
+    P,
+    PosteriorOption,
+    ProgressOption,
+    Quiet,
+    Seed,
+    Size,
+    When,
+    exit_codes,
+    fail,
+    say,
+    shows_progress,
+)
+from sparsecode.cli_reports import probe, report
 from sparsecode.errors import (
     CodesFormatError,
     FitInterruptedWarning,
     NoInputError,
-    OutputError,
-    SparsecodeError,
 )
-
-EXIT_REFUSED, EXIT_SOME_FAILED, EXIT_NO_INPUT, EXIT_OUTPUT = 2, 3, 4, 5
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 app = typer.Typer(
     name="sparsecode",
@@ -39,177 +71,6 @@ app = typer.Typer(
 )
 
 
-class Posterior(StrEnum):
-    """Choices of ``--posterior``."""
-
-    spike_slab = "spike_slab"
-    gaussian = "gaussian"
-
-
-class Likelihood(StrEnum):
-    """Choices of ``--likelihood``."""
-
-    auto = "auto"
-    bernoulli = "bernoulli"
-    continuous_bernoulli = "continuous_bernoulli"
-    gaussian = "gaussian"
-
-
-class When(StrEnum):
-    """Choices of ``--progress``."""
-
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class OnError(StrEnum):
-    """Choices of ``--on-error``."""
-
-    skip = "skip"
-    fail = "fail"
-
-
-class ImageSize(NamedTuple):
-    """Value of ``--size``."""
-
-    height: int
-    width: int
-
-
-class Widths(tuple[int, ...]):
-    """Value of ``--hidden-sizes``."""
-
-
-def _size(text: str) -> ImageSize:
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a size: use 28, or WIDTHxHEIGHT such as 64x48")
-    return ImageSize(height=int(parts[-1]), width=int(parts[0]))
-
-
-def _widths(text: str) -> Widths:
-    if text in ("linear", ""):
-        return Widths()
-    if not all(part.strip().isdigit() for part in text.split(",")):
-        raise typer.BadParameter(f"{text!r} is not a list of widths: use 512,256, or linear")
-    return Widths(int(part) for part in text.split(","))
-
-
-MODEL, IMAGES, RUN = "Model", "Images", "Running"
-Inputs = Annotated[
-    list[str], typer.Argument(help="Folders, images, globs, or one array file.", show_default=False)
-]
-P = Annotated[
-    float | None,
-    typer.Option("--p", help="Fraction of exact zeros. (default: 0.8)", rich_help_panel=MODEL),
-]
-NComponents = Annotated[
-    int | None,
-    typer.Option(
-        "--n-components", "-k", help="Number of latents. (default: 256)", rich_help_panel=MODEL
-    ),
-]
-PosteriorOption = Annotated[
-    Posterior | None,
-    typer.Option("--posterior", help="(default: spike_slab)", rich_help_panel=MODEL),
-]
-LikelihoodOption = Annotated[
-    Likelihood | None, typer.Option("--likelihood", help="(default: auto)", rich_help_panel=MODEL)
-]
-Beta = Annotated[
-    float | None,
-    typer.Option("--beta", help="Weight of the rate. (default: auto)", rich_help_panel=MODEL),
-]
-HiddenSizes = Annotated[
-    Widths | None,
-    typer.Option(
-        "--hidden-sizes",
-        metavar="W,W,...",
-        parser=_widths,
-        rich_help_panel=MODEL,
-        help="Widths of hidden layers, or 'linear'. (default: auto)",
-    ),
-]
-Convolutional = Annotated[
-    bool, typer.Option("--convolutional", help="Convolutional networks.", rich_help_panel=MODEL)
-]
-MaxIter = Annotated[
-    int | None, typer.Option("--max-iter", help="Epochs. (default: auto)", rich_help_panel=MODEL)
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", help="Rows in a training step. (default: auto)", rich_help_panel=MODEL
-    ),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option("--learning-rate", help="(default: auto)", rich_help_panel=MODEL),
-]
-MaxTime = Annotated[
-    float | None,
-    typer.Option("--max-time", help="Seconds of training at most.", rich_help_panel=MODEL),
-]
-EarlyStopping = Annotated[
-    bool,
-    typer.Option(
-        "--early-stopping", help="Stop when held-out loss stops falling.", rich_help_panel=MODEL
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Random state. (default: 0)", rich_help_panel=MODEL)
-]
-Size = Annotated[
-    ImageSize | None,
-    typer.Option(
-        "--size",
-        metavar="N|WxH",
-        parser=_size,
-        rich_help_panel=IMAGES,
-        help="Resize images. (default: the commonest size, at most 64)",
-    ),
-]
-Channels = Annotated[
-    int | None,
-    typer.Option(
-        "--channels",
-        help="1 grey, 3 colour. (default: as the images)",
-        min=1,
-        max=3,
-        rich_help_panel=IMAGES,
-    ),
-]
-NoExif = Annotated[
-    bool, typer.Option("--no-exif", help="Ignore EXIF orientation.", rich_help_panel=IMAGES)
-]
-MaxPixels = Annotated[
-    int, typer.Option("--max-pixels", help="Larger images fail.", min=1, rich_help_panel=IMAGES)
-]
-FollowSymlinks = Annotated[
-    bool,
-    typer.Option("--follow-symlinks", help="Walk into linked folders.", rich_help_panel=IMAGES),
-]
-OnErrorOption = Annotated[
-    OnError, typer.Option("--on-error", help="What a broken image does.", rich_help_panel=IMAGES)
-]
-Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.", rich_help_panel=RUN)
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel=RUN)
-]
-ProgressOption = Annotated[
-    When, typer.Option("--progress", help="Show progress.", rich_help_panel=RUN)
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Nothing but errors.", rich_help_panel=RUN)
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel=RUN)
-]
-
-
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -218,28 +79,6 @@ def main() -> None:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(EXIT_TERMINATED)  # through the context managers, which remove partial files
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn the package's errors into one line on stderr and an exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _fail("interrupted", EXIT_INTERRUPTED)
-    except (NoInputError, FileNotFoundError) as error:
-        _fail(str(error), EXIT_NO_INPUT)
-    except OutputError as error:
-        _fail(str(error), EXIT_OUTPUT)
-    except (SparsecodeError, ValueError, ImportError) as error:
-        _fail(str(error), EXIT_REFUSED)
-    except OSError as error:
-        _fail(str(error), EXIT_OUTPUT)
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"sparsecode: {message}", err=True)
-    raise typer.Exit(code) from None
 
 
 def _version(wanted: bool) -> None:
@@ -266,14 +105,6 @@ def _given(**parameters: Any) -> dict[str, Any]:
     }
 
 
-def _shows(progress: When, quiet: bool) -> bool:
-    return progress is When.on or (progress is When.auto and not quiet)
-
-
-def _say(quiet: bool) -> Any:
-    return lambda sentence: None if quiet else typer.echo(sentence, err=True)
-
-
 @app.command()
 def fit(
     inputs: Inputs,
@@ -298,6 +129,12 @@ def fit(
     follow_symlinks: FollowSymlinks = False,
     on_error: OnErrorOption = OnError.skip,
     device: Device = "auto",
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-dir", help="Folder for history.jsonl and TensorBoard.", rich_help_panel=RUN
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     progress: ProgressOption = When.auto,
     quiet: Quiet = False,
@@ -309,8 +146,8 @@ def fit(
         learning_rate=learning_rate, max_time=max_time, early_stopping=early_stopping,
     )  # fmt: skip
     parameters |= {"random_state": seed or 0, "device": device}
-    parameters["verbose"] = int(_shows(progress, quiet))
-    with _exit_codes():
+    parameters["verbose"] = int(shows_progress(progress, quiet))
+    with exit_codes():
         options = sparsecode.encoding.InputOptions(
             size, channels, not no_exif, max_pixels, convolutional, follow_symlinks, str(on_error)
         )
@@ -318,11 +155,11 @@ def fit(
             warnings.simplefilter("always", FitInterruptedWarning)
             sparsecode.fit_files(
                 inputs, model, options=options, parameters=parameters, overwrite=overwrite,
-                report=_say(quiet),
+                report=say(quiet), log_dir=log_dir,
             )  # fmt: skip
         if any(issubclass(warning.category, FitInterruptedWarning) for warning in caught):
-            _fail(f"interrupted; the model so far is in {model}", EXIT_INTERRUPTED)
-        _say(quiet)(f"wrote {model}")
+            fail(f"interrupted; the model so far is in {model}", EXIT_INTERRUPTED)
+        say(quiet)(f"wrote {model}")
 
 
 @app.command()
@@ -374,11 +211,11 @@ def encode(
     fixed = parameters | _given(
         size=size, channels=channels, no_exif=no_exif, convolutional=convolutional
     )
-    shows = _shows(progress, quiet)
-    with _exit_codes():
+    shows = shows_progress(progress, quiet)
+    with exit_codes():
         if model is not None and fixed:
             names = ", ".join("--" + name.replace("_", "-") for name in sorted(fixed))
-            _fail(f"{names} belong to the model {model} and cannot change now", EXIT_REFUSED)
+            fail(f"{names} belong to the model {model} and cannot change now", EXIT_REFUSED)
         parameters |= {"random_state": seed or 0, "device": device, "verbose": int(shows)}
         options = sparsecode.encoding.InputOptions(
             size, channels, not no_exif, max_pixels, convolutional, follow_symlinks, str(on_error)
@@ -386,7 +223,7 @@ def encode(
         with sparsecode.progress.EncodingProgress(shows) as advance:
             summary = sparsecode.encode_files(
                 inputs, output, model=model, options=options, parameters=parameters,
-                overwrite=overwrite, failures=failures, report=_say(quiet), progress=advance,
+                overwrite=overwrite, failures=failures, report=say(quiet), progress=advance,
             )  # fmt: skip
     _print_summary(summary, as_json, quiet)
     if summary.failed:
@@ -424,6 +261,10 @@ def _zeros(summary: Any) -> str:
     return f"{summary.zeros_got:.3f}; {summary.zeros_held_out:.3f} on rows held out of training"
 
 
+app.command()(report)
+app.command()(probe)
+
+
 @app.command()
 def info(
     files: Annotated[list[Path], typer.Argument(help="Codes (.h5) or models (.safetensors).")],
@@ -431,7 +272,7 @@ def info(
 ) -> None:
     """Say what a file holds."""
     described = {}
-    with _exit_codes():
+    with exit_codes():
         for path in files:
             described[str(path)] = _describe(path)
     if as_json:
@@ -466,7 +307,7 @@ def verify(
 ) -> None:
     """Check that files are whole and unchanged since they were written."""
     n_bad = 0
-    with _exit_codes():
+    with exit_codes():
         for path in files:
             problems = _problems(path)
             n_bad += bool(problems)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,8 +16,10 @@ from scipy import sparse
 from sparsecode._version import __version__
 from sparsecode.codes_writer import CodesWriter
 from sparsecode.errors import FitInterruptedWarning, NoInputError, OutputError, RefusedError
+from sparsecode.history_log import HistoryLog
 from sparsecode.images import ImageOptions, survey
 from sparsecode.inputs import list_images
+from sparsecode.outputs import check_output
 from sparsecode.sources import Failure, ImageSource, RowBatch, Source, open_array_source, read_all
 from sparsecode.transformer import SparseVAETransformer
 
@@ -165,6 +166,7 @@ def fit_source(
     options: InputOptions,
     parameters: dict[str, Any],
     report: Report | None = None,
+    log: HistoryLog | None = None,
 ) -> SparseVAETransformer:
     """Train on a source; on a random sample of its rows if they are more than 2 GiB.
 
@@ -175,6 +177,8 @@ def fit_source(
     parameters : dict
         Of :class:`SparseVAETransformer`.
     report : callable, optional
+    log : HistoryLog, optional
+        Gets the record of each epoch as it ends.
     """
     itemsize = 1 if isinstance(source, ImageSource) else 4
     n_rows = max(1, TRAINING_BYTES // (itemsize * source.n_features))
@@ -188,7 +192,10 @@ def fit_source(
             raise RefusedError("convolutional networks need images, but the input is an array")
         parameters = {**parameters, "image_shape": (images.height, images.width, images.channels)}
     X = read_all(source)
-    transformer = SparseVAETransformer(**parameters).fit(X)
+    transformer = SparseVAETransformer(**parameters)
+    transformer._epoch_listener = log
+    transformer.fit(X)
+    transformer._epoch_listener = None  # an open file is no part of a fitted estimator
     transformer.image_options_ = None if images is None else images.to_dict()
     return transformer
 
@@ -201,6 +208,7 @@ def fit_files(
     parameters: dict[str, Any] | None = None,
     overwrite: bool = False,
     report: Report | None = None,
+    log_dir: str | PathLike[str] | None = None,
 ) -> SparseVAETransformer:
     """Train on files and save the model.
 
@@ -216,6 +224,8 @@ def fit_files(
     overwrite : bool, default=False
         Replace an existing output.
     report : callable, optional
+    log_dir : path-like, optional
+        Folder for ``history.jsonl`` and, where TensorBoard is installed, its events.
 
     Returns
     -------
@@ -225,7 +235,13 @@ def fit_files(
     options = options or InputOptions()
     check_output(output, overwrite)
     source = open_source(inputs, options, report=report)
-    transformer = fit_source(source, options, parameters or {}, report)
+    if log_dir is None:
+        transformer = fit_source(source, options, parameters or {}, report)
+    else:
+        with HistoryLog(log_dir, overwrite) as log:
+            if report and not log.has_events:
+                report("no TensorBoard events: pip install 'sparsecode[tensorboard]'")
+            transformer = fit_source(source, options, parameters or {}, report, log)
     transformer.save(output)
     return transformer
 
@@ -293,24 +309,6 @@ def encode_files(
         _write_failures(Path(failures), totals.failures)
         files.append(str(failures))
     return totals.summary(source, transformer, model is None, time.monotonic() - start, files)
-
-
-def check_output(path: str | PathLike[str], overwrite: bool) -> None:
-    """Refuse an output that exists or has no folder, before any work is done.
-
-    Raises
-    ------
-    RefusedError
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise RefusedError(f"{path} exists; give another name, or --overwrite to replace it")
-    if path.is_dir():
-        raise RefusedError(f"{path} is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise RefusedError(f"the folder {path.absolute().parent} does not exist; make it first")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise OutputError(f"the folder {path.absolute().parent} is not writable")
 
 
 def _fit_or_leave(

@@ -1,7 +1,7 @@
 """Exceptions and warnings: one class for each thing that a caller would handle differently.
 
-The command line turns each into an exit code (see ``sparsecode.cli``), so a new class belongs here
-only when it calls for a different answer.
+The command line turns each into an exit code (see ``sparsecode.cli_options``), so a new class
+belongs here only when it calls for a different answer.
 """
 
 

@@ -1,5 +1,6 @@
 """One image file in, uint8 pixels (h, w, c) out, or a reason why not. Only here is Pillow used."""
 
+import io
 import os
 import stat
 import threading
@@ -179,6 +180,33 @@ def read_image(path: str | os.PathLike[str], options: ImageOptions) -> DecodedIm
             result = result.transpose(_TRANSPOSITIONS[turn])
         shape = (options.height, options.width, options.channels)
         return DecodedImage(np.asarray(result).reshape(shape), width, height)
+
+
+def encode_picture(pixels: np.ndarray, palette: np.ndarray | None = None) -> bytes:
+    """Encode pixels as a small PNG, or, where that is smaller, in colour as WebP.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (h, w) or (h, w, 3), uint8
+        Grey, or indices into the palette, or RGB.
+    palette : ndarray of shape (256, 3), uint8, optional
+
+    Returns
+    -------
+    bytes
+        Begins with the magic bytes of its format.
+    """
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image = image.convert("P")
+        image.putpalette(palette.astype(np.uint8).tobytes())
+    png = io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    if pixels.ndim == 2:
+        return png.getvalue()
+    webp = io.BytesIO()
+    image.save(webp, "WEBP", quality=85)
+    return min(png.getvalue(), webp.getvalue(), key=len)
 
 
 def survey(

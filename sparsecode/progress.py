@@ -1,6 +1,6 @@
 """Progress for people: one line on stderr, animated only on a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,10 @@ from rich.text import Text
 if TYPE_CHECKING:  # the command line shows tables without waiting for torch
     from sparsecode.trainer import EpochRecord, ProgressCallback
 
+    EpochListener = Callable[[EpochRecord], None]
+
+_WIDE = 120
+
 
 class TrainingProgress:
     """Context manager around one ``fit``; hands out callbacks for its stages.
@@ -31,10 +35,18 @@ class TrainingProgress:
         elsewhere.
     console : Console, optional
         Where to write; stderr by default.
+    listener : callable, optional
+        Called with the record of each epoch of the training, whatever is shown.
     """
 
-    def __init__(self, verbose: int, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        verbose: int,
+        console: Console | None = None,
+        listener: "EpochListener | None" = None,
+    ) -> None:
         self.verbose = verbose
+        self.listener = listener
         self.console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -61,8 +73,10 @@ class TrainingProgress:
 
     def stage(self, name: str, n_epochs: int) -> "ProgressCallback | None":
         """Start a stage ("training", "calibrating 1/4") and return its callback."""
+        is_training = name == "training"
+        listener = self.listener if is_training else None
         if not self.verbose:
-            return None
+            return _listening(listener)
         task = self._bar.add_task(name, total=None, figures="")
         last_part = 0
         if self._bar.disable:
@@ -73,15 +87,29 @@ class TrainingProgress:
             self._bar.update(task, completed=step, total=n_steps)
             if record is None:
                 return
+            if listener:
+                listener(record)
             self._bar.update(task, figures=_figures(record))
             # Elsewhere than on a terminal: ten lines for the training, one for each later stage.
-            part = (10 if name == "training" else 1) * step // n_steps
+            part = (10 if is_training else 1) * step // n_steps
             if self._bar.disable and part > last_part:
                 last_part = part
                 line = f"{name}: {_figures(record)}"
                 self.console.print(line, highlight=False, soft_wrap=True)
 
         return update
+
+
+def _listening(listener: "EpochListener | None") -> "ProgressCallback | None":
+    """Pass the epochs' records on, and show nothing."""
+    if listener is None:
+        return None
+
+    def update(_step: int, _n_steps: int, record: "EpochRecord | None") -> None:
+        if record is not None:
+            listener(record)
+
+    return update
 
 
 class EncodingProgress:
@@ -140,3 +168,11 @@ def print_rows(rows: Mapping[str, str], stderr: bool = False) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console(stderr=stderr, highlight=False).print(table)
+
+
+def print_view(view: object) -> None:
+    """Print a result that has a rich view on stdout; elsewhere than on a terminal never cut."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, _WIDE))
+    console.print(view)

@@ -1,7 +1,7 @@
 """`SparseVAETransformer`: the spike-and-slab VAE as a scikit-learn transformer."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from math import sqrt
 from numbers import Integral, Real
@@ -36,6 +36,7 @@ from sparsecode.defaults import (
     resolve_max_iter,
 )
 from sparsecode.device import matmul_precision, resolve_device
+from sparsecode.displays import PlotMixin
 from sparsecode.distributions import sample_prior
 from sparsecode.elbo import iwae_bound
 from sparsecode.fitting import FitPlan, Seeds, fit_model, new_model, new_trainer
@@ -62,7 +63,9 @@ _PARAMETER = {
 }
 
 
-class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SparseVAETransformer(
+    PlotMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     r"""Sparse codes with exact zeros, by a spike-and-slab variational autoencoder.
 
     Each latent is zero with prior probability ``p`` (the spike) and standard normal otherwise (the
@@ -224,6 +227,7 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     history_: list[EpochRecord]
     image_options_: dict[str, Any] | None
     _trainer: Trainer | None
+    _epoch_listener: Callable[[EpochRecord], None] | None
 
     def __init__(
         self,
@@ -318,7 +322,8 @@ class SparseVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         rows = self._fit_rows(X, reset=start is None, ensure_min_samples=2)
         plan = self._plan(rows, start)
         self.image_options_ = None
-        with TrainingProgress(self.verbose) as progress:
+        listener = getattr(self, "_epoch_listener", None)
+        with TrainingProgress(self.verbose, listener=listener) as progress:
             result = fit_model(plan, rows, start, progress)
         self.model_, self.history_, self.density_ = result.model, result.history, result.density
         self.n_iter_ = len(self.history_)

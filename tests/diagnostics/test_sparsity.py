@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import sparse
+from scipy import sparse, stats
 
 from sparsecode import diagnostics
 
@@ -15,6 +15,21 @@ MEASURES = [
     diagnostics.activation_frequency,
     diagnostics.dead_latents,
     diagnostics.always_on_latents,
+    diagnostics.zero_fraction,
+    diagnostics.gini,
+    diagnostics.kurtosis,
+    diagnostics.activation_entropy,
+    diagnostics.active_units,
+    diagnostics.effective_latents,
+    diagnostics.energy_share,
+    diagnostics.top_samples,
+    lambda codes: diagnostics.hoyer_sparsity(codes, normalise=True),
+    lambda codes: diagnostics.rate_per_latent(codes, 0.8).slab,
+    lambda codes: diagnostics.value_histograms(codes).counts,
+    lambda codes: diagnostics.coactivation_counts(codes).toarray(),
+    lambda codes: diagnostics.coactivation_pairs(codes).correlation,
+    lambda codes: diagnostics.drift(codes, codes).frequency_change,
+    lambda codes: diagnostics.diagnose(codes).entropy,
 ]
 CODES = np.array([[0.0, 3.0, 0.0, 4.0], [0.0, 0.0, 0.0, 0.0], [0.0, -2.0, 0.0, 0.0]])
 
@@ -99,3 +114,75 @@ def test_codes_are_never_made_dense():
     assert diagnostics.density(wide) == pytest.approx(5e-13)
     assert diagnostics.activation_frequency(wide)[7] == 5e-7
     assert diagnostics.hoyer_sparsity(wide)[5] == 1.0
+
+
+def test_zero_fraction_is_students_interval_over_rows(codes, as_csr):
+    shares = (codes == 0).mean(axis=1)
+    for level in (0.95, 0.5):
+        got = diagnostics.zero_fraction(as_csr(codes), level)
+        assert got.estimate == pytest.approx(shares.mean())
+        if len(codes) == 1:
+            assert np.isnan([got.low, got.high]).all()
+        elif shares.std() == 0:
+            assert (got.low, got.high) == pytest.approx((shares[0], shares[0]))
+        else:
+            expected = stats.ttest_1samp(shares, 0).confidence_interval(level)
+            assert (got.low, got.high) == pytest.approx(np.clip(expected, 0, 1))
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    # 500 intervals of 90 %: binomial(500, .9) is within 430 to 470 but for 1 seed in 350.
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(500):
+        share = rng.beta(8, 2, size=(40, 1))  # rows that differ from each other
+        zeros = diagnostics.zero_fraction(rng.random((40, 20)) > share, level=0.9)
+        covered += zeros.low <= 0.8 <= zeros.high
+    assert 430 <= covered <= 470
+
+
+def brute_gini(row):
+    magnitude = np.sort(np.abs(row))
+    k, total = len(row), 0.0
+    for i, value in enumerate(magnitude, start=1):
+        total += value / magnitude.sum() * (k - i + 0.5) / k
+    return 1 - 2 * total
+
+
+def test_gini_against_the_formula(codes, as_csr):
+    got = diagnostics.gini(as_csr(codes))
+    for row, value in zip(codes, got, strict=True):
+        if row.any():
+            assert value == pytest.approx(brute_gini(row))
+        else:
+            assert np.isnan(value)
+
+
+def test_gini_limits():
+    np.testing.assert_allclose(diagnostics.gini(np.ones((1, 9))), 0, atol=1e-12)
+    np.testing.assert_allclose(diagnostics.gini(np.eye(5)), 1 - 1 / 5)
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+@pytest.mark.parametrize("axis", [0, 1])
+def test_kurtosis_against_scipy(codes, as_csr, axis):
+    got = diagnostics.kurtosis(as_csr(codes), axis)
+    np.testing.assert_allclose(got, stats.kurtosis(codes, axis=axis), rtol=1e-6, atol=1e-9)
+
+
+def test_normalised_hoyer_is_that_of_scaled_latents(codes, as_csr):
+    scale = codes.std(axis=0)
+    scale[np.ptp(codes, axis=0) == 0] = 1
+    got = diagnostics.hoyer_sparsity(as_csr(codes), normalise=True)
+    np.testing.assert_allclose(got, diagnostics.hoyer_sparsity(codes / scale), rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0, 1, float("nan")])
+def test_confidence_range(level):
+    with pytest.raises(ValueError, match="level="):
+        diagnostics.zero_fraction(CODES, level)
+
+
+def test_kurtosis_axis_is_checked():
+    with pytest.raises(ValueError, match="axis=2"):
+        diagnostics.kurtosis(CODES, axis=2)
