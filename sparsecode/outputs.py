@@ -25,14 +25,18 @@ def check_output(path: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file.
+    """Write a text file whole, or leave what was there.
 
     Raises
     ------
     OutputError
         It could not be written.
     """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
