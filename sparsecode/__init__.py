@@ -12,6 +12,7 @@ from sparsecode._version import __version__
 if TYPE_CHECKING:
     from sparsecode import diagnostics, probe
     from sparsecode.codes import SparseCodes
+    from sparsecode.decoding import decode_file
     from sparsecode.displays import (
         HistoryDisplay,
         LatentDisplay,
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
         SparsityDisplay,
     )
     from sparsecode.distributions import SpikeAndSlab
-    from sparsecode.encoding import encode_files, fit_files
+    from sparsecode.encoding import encode_files
+    from sparsecode.file_fitting import fit_files
+    from sparsecode.merging import merge_files
     from sparsecode.probing import probe_file
     from sparsecode.report import report_file
-    from sparsecode.storage import read_codes, verify_codes, write_codes
+    from sparsecode.storage import iterate_codes, read_codes, verify_codes, write_codes
     from sparsecode.transformer import SparseVAETransformer
 
 _MODULE_OF = {
@@ -33,8 +36,11 @@ _MODULE_OF = {
     "SparseVAETransformer": "transformer",
     "SparsityDisplay": "displays",
     "SpikeAndSlab": "distributions",
+    "decode_file": "decoding",
     "encode_files": "encoding",
-    "fit_files": "encoding",
+    "fit_files": "file_fitting",
+    "iterate_codes": "storage",
+    "merge_files": "merging",
     "probe_file": "probing",
     "report_file": "report",
     "read_codes": "storage",
@@ -45,15 +51,21 @@ _SUBMODULES = {
     "baseline_models",
     "companions",
     "diagnostics",
+    "decoding",
     "encoding",
+    "encoding_job",
     "errors",
+    "file_fitting",
+    "files",
+    "inputs",
     "labels",
+    "merging",
     "model_view",
-    "outputs",
     "persistence",
     "probe",
     "progress",
     "report",
+    "stopping",
     "storage",
 }
 
@@ -66,9 +78,12 @@ __all__ = [
     "SparsityDisplay",
     "SpikeAndSlab",
     "__version__",
+    "decode_file",
     "diagnostics",
     "encode_files",
     "fit_files",
+    "iterate_codes",
+    "merge_files",
     "probe",
     "probe_file",
     "read_codes",

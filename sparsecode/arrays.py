@@ -1,5 +1,6 @@
 """Arrays in files (embeddings, pixels), read a batch of rows at a time."""
 
+import hashlib
 import importlib
 import os
 from collections.abc import Iterator
@@ -58,6 +59,13 @@ class ArrayInput:
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row before it is flattened: (h, w) or (h, w, c) for images."""
         return tuple(self._rows.shape[1:])
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the array, short of reading it: a hash of its shape, type and bytes."""
+        size = Path(self.path).stat().st_size
+        said = f"{self._rows.shape} {self._rows.dtype} {size}"
+        return hashlib.sha256(said.encode("ascii")).hexdigest()
 
     def read(self, start: int, stop: int) -> np.ndarray | csr_array:
         """Read rows `start` to `stop` (exclusive).

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from sparsecode.errors import NoInputError, OutputError, SparsecodeError
+from sparsecode.errors import NoInputError, OutputError, SparsecodeError, StoppedError
 
 EXIT_REFUSED, EXIT_SOME_FAILED, EXIT_NO_INPUT, EXIT_OUTPUT = 2, 3, 4, 5
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
@@ -52,11 +52,27 @@ class Task(StrEnum):
     regress = "regress"
 
 
+class Compression(StrEnum):
+    """Choices of ``--compression``."""
+
+    gzip = "gzip"
+    gzip9 = "gzip9"
+    lzf = "lzf"
+    none = "none"
+
+
 class ImageSize(NamedTuple):
     """Value of ``--size``."""
 
     height: int
     width: int
+
+
+class Share(NamedTuple):
+    """Value of ``--shard``."""
+
+    number: int
+    of: int
 
 
 class Widths(tuple[int, ...]):
@@ -70,6 +86,13 @@ def _size(text: str) -> ImageSize:
     return ImageSize(height=int(parts[-1]), width=int(parts[0]))
 
 
+def _share(text: str) -> Share:
+    index, _, of = text.partition("/")
+    if not (index.isdigit() and of.isdigit()) or not 1 <= int(index) <= int(of):
+        raise typer.BadParameter(f"{text!r} is not a share: use I/N with 1 <= I <= N, such as 2/8")
+    return Share(int(index), int(of))
+
+
 def _widths(text: str) -> Widths:
     if text in ("linear", ""):
         return Widths()
@@ -78,10 +101,77 @@ def _widths(text: str) -> Widths:
     return Widths(int(part) for part in text.split(","))
 
 
-MODEL, IMAGES, RUN = "Model", "Images", "Running"
+INPUTS, MODEL, IMAGES, RUN = "Inputs", "Model", "Images", "Running"
 Inputs = Annotated[
-    list[str], typer.Argument(help="Folders, images, globs, or one array file.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        help="Folders, images, globs, or one array file.", show_default=False, metavar="INPUT..."
+    ),
 ]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", help="Take only names that fit; repeatable.", rich_help_panel=INPUTS),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="Leave out names that fit; repeatable.", rich_help_panel=INPUTS),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--files-from", help="File of more paths, a line each; - is stdin.", rich_help_panel=INPUTS
+    ),
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Paths end with NUL.", rich_help_panel=INPUTS)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Processes that decode images; 0: none. (default: one for each CPU)",
+        rich_help_panel=RUN,
+    ),
+]
+TimeLimit = Annotated[
+    float,
+    typer.Option("--time-limit", help="Seconds for one image.", rich_help_panel=IMAGES, min=0.001),
+]
+PartSize = Annotated[
+    int | None,
+    typer.Option(
+        "--part-size",
+        min=1,
+        help="Inputs in a part. (default: 2048 images, 16384 rows)",
+        rich_help_panel=RUN,
+    ),
+]
+CompressionOption = Annotated[
+    Compression, typer.Option("--compression", help="Of the output.", rich_help_panel=RUN)
+]
+MaxErrors = Annotated[
+    int | None,
+    typer.Option("--max-errors", min=0, help="Give up when more inputs fail.", rich_help_panel=RUN),
+]
+NoResume = Annotated[
+    bool,
+    typer.Option("--no-resume", help="Remove what an interrupted run left.", rich_help_panel=RUN),
+]
+Shard = Annotated[
+    Share | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        parser=_share,
+        help="Encode one share; `merge` puts them together.",
+        rich_help_panel=RUN,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=RUN)
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=RUN)]
 P = Annotated[
     float | None,
     typer.Option("--p", help="Fraction of exact zeros. (default: 0.8)", rich_help_panel=MODEL),
@@ -170,7 +260,7 @@ MaxPixels = Annotated[
 ]
 FollowSymlinks = Annotated[
     bool,
-    typer.Option("--follow-symlinks", help="Walk into linked folders.", rich_help_panel=IMAGES),
+    typer.Option("--follow-symlinks", help="Walk into linked folders.", rich_help_panel=INPUTS),
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option("--on-error", help="What a broken image does.", rich_help_panel=IMAGES)
@@ -199,6 +289,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         fail("interrupted", EXIT_INTERRUPTED)
+    except StoppedError as error:
+        fail(f"stopped; {error}", 128 + error.signal)
     except (NoInputError, FileNotFoundError) as error:
         fail(str(error), EXIT_NO_INPUT)
     except OutputError as error:

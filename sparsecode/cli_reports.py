@@ -44,12 +44,12 @@ def report(
     with exit_codes():
         if not codes.is_file():
             raise NoInputError(f"{codes} does not exist; name an .h5 file of codes")
-        sparsecode.outputs.check_output(output, overwrite)
+        sparsecode.files.check_output(output, overwrite)
         found = sparsecode.report_file(
             codes, inputs=inputs or [], open_view=None if no_model else _view_opener(codes, model),
             labels=labels, column=column, reference=reference,
         )  # fmt: skip
-        sparsecode.outputs.write_text(output, found.to_html())
+        sparsecode.files.write_whole(output, found.to_html())
     if as_json:
         typer.echo(found.to_json(indent=2))
     elif not quiet:
@@ -108,7 +108,7 @@ def probe(
 
     with exit_codes():
         if picture is not None:
-            sparsecode.outputs.check_output(picture, overwrite=True)
+            sparsecode.files.check_output(picture, overwrite=True)
             sparsecode.diagnostics.figures.check_path(picture)
         result = sparsecode.probe_file(
             codes, labels=labels, column=column, inputs=inputs or [],
@@ -127,7 +127,9 @@ def probe(
 def _model_path(codes: Path, model: Path | None) -> Path | None:
     """Find the model that was named, or the one beside the codes."""
     if model is None:
-        return sparsecode.companions.model_beside(codes, sparsecode.read_codes(codes))
+        return sparsecode.companions.model_beside(
+            codes, sparsecode.storage.describe_codes(codes)["config"]
+        )
     if not model.is_file():
         raise NoInputError(f"the model {model} does not exist")
     return model

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_array
 
-from sparsecode import hdf5
+from sparsecode import files, hdf5
 from sparsecode.content import ContentHash, as_array
-from sparsecode.errors import OutputError, RefusedError
+from sparsecode.errors import OutputError
 
 FORMAT_VERSION = 1
 _FIELDS = {
@@ -24,13 +24,16 @@ _FIELDS = {
     "failed_path": (),
     "failed_reason": (),
 }
-_COMPRESSED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-_DEFAULT_STORAGE: tuple[int, dict[str, Any]] = (16384, _COMPRESSED)
-_STORAGE: dict[str, tuple[int, dict[str, Any]]] = {
-    "X/data": (65536, _COMPRESSED),
-    "X/indices": (65536, _COMPRESSED),
-    "X/indptr": (16384, {}),
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+    "gzip9": {"compression": "gzip", "compression_opts": 9, "shuffle": True},
+    "lzf": {"compression": "lzf", "shuffle": True},
+    "none": {},
 }
+"""Filters by name; only h5py reads lzf, everything reads the others."""
+
+_DEFAULT_CHUNK = 16384
+_CHUNKS = {"X/data": 65536, "X/indices": 65536}
 
 
 class CodesWriter:
@@ -48,6 +51,8 @@ class CodesWriter:
         Number of columns, from 1 to 2**31 - 1.
     overwrite : bool, default=False
         Replace an existing file.
+    compression : {"gzip", "gzip9", "lzf", "none"}, default="gzip"
+        Of every column but the row starts.
 
     Raises
     ------
@@ -65,14 +70,24 @@ class CodesWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, n_latents: int, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_latents: int,
+        overwrite: bool = False,
+        compression: str = "gzip",
     ) -> None:
+        if compression not in COMPRESSIONS:
+            raise ValueError(
+                f"compression={compression!r} is unknown; choose one of {', '.join(COMPRESSIONS)}"
+            )
+        self._filters = COMPRESSIONS[compression]
         if not 1 <= n_latents < 2**31:
             raise ValueError(f"n_latents={n_latents!r} is out of range; 1 to 2**31 - 1 is needed")
         self.path = Path(path)
         self.n_latents = n_latents
-        _check_output(self.path, overwrite)
-        self._temporary = self.path.with_name(self.path.name + ".tmp")
+        files.check_output(self.path, overwrite)
+        self._temporary = files.temporary_name(self.path)
         self._raw: hdf5.SteadyFile | None = None
         self._n_samples = self._n_entries = 0
         self._counts = np.zeros(n_latents, dtype=np.int64)
@@ -202,7 +217,8 @@ class CodesWriter:
     def _add(self, path: str, values: np.ndarray) -> None:
         if path not in self._columns:
             group, name = path.rsplit("/", 1)
-            chunk, filters = _STORAGE.get(path, _DEFAULT_STORAGE)
+            chunk = _CHUNKS.get(path, _DEFAULT_CHUNK)
+            filters = {} if path == "X/indptr" else self._filters
             self._columns[path] = hdf5.Column(self._file[group], name, values.dtype, chunk, filters)
             if group != "X":
                 kind = "string-array" if values.dtype == object else "array"
@@ -241,12 +257,10 @@ class CodesWriter:
         assert self._raw is not None  # for the type checker; `finish` has looked
         self._file.close()
         self._raw.check()
-        os.fsync(self._raw.fileno())
+        files.sync(self._raw.fileno())
         self._raw.close()
-        self._temporary.replace(self.path)
+        files.publish(self._temporary, self.path)
         self._raw = None
-        if os.name == "posix":
-            _sync_folder(self.path.parent)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -274,26 +288,6 @@ class CodesWriter:
             with suppress(OSError):
                 self._temporary.unlink()
             self._raw = None
-
-
-def _check_output(path: Path, overwrite: bool) -> None:
-    if not path.parent.is_dir():
-        raise RefusedError(f"the folder of the output {path} does not exist; create it first")
-    if path.is_dir():
-        raise RefusedError(f"the output {path} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise RefusedError(
-            f"the output {path} exists; choose another name, or replace it with --overwrite "
-            "(overwrite=True)"
-        )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _batch(

@@ -1,7 +1,7 @@
 """What belongs to a file of codes: the inputs that it was made from, by name, and its model."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Originals:
             self.picture_shape = _picture_shape(array.row_shape, array.shape[1])
         else:
             listing = list_images(inputs)
-            paths = [file.path for file in listing.files]
+            paths = [file.path for file in listing]
             options = _image_options(codes, paths)
             self._read, names = self._image_reader(paths, options), listing.names
             self.picture_shape = (options.height, options.width, options.channels)
@@ -106,9 +106,9 @@ class Originals:
         return read
 
 
-def model_beside(path: str | os.PathLike[str], codes: SparseCodes) -> Path | None:
-    """Find the model that made a file of codes, if it lies beside it."""
-    name = codes.metadata.get("config", {}).get("model")
+def model_beside(path: str | os.PathLike[str], config: Mapping[str, Any]) -> Path | None:
+    """Find the model that made a file of codes, by its ``config``, if it lies beside it."""
+    name = config.get("model")
     if not name:
         return None
     model = Path(path).with_name(Path(str(name)).name)

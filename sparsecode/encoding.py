@@ -1,249 +1,49 @@
-"""The batch job: inputs -> model -> codes in one file."""
+"""The batch job: inputs -> model -> parts -> codes in one file, from where it was interrupted."""
 
 import hashlib
 import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+from scipy.sparse import csr_array
 
+from sparsecode import files
 from sparsecode._version import __version__
 from sparsecode.codes_writer import CodesWriter
-from sparsecode.errors import FitInterruptedWarning, NoInputError, OutputError, RefusedError
-from sparsecode.history_log import HistoryLog
-from sparsecode.images import ImageOptions, survey
-from sparsecode.inputs import list_images
-from sparsecode.outputs import check_output
-from sparsecode.sources import Failure, ImageSource, RowBatch, Source, open_array_source, read_all
+from sparsecode.encoding_job import EncodeOptions, Job, begin, output_of, prepare
+from sparsecode.encoding_summary import EncodeSummary, PartFigures, summarise
+from sparsecode.errors import (
+    FitInterruptedWarning,
+    ImageError,
+    NoInputError,
+    OutputError,
+    RefusedError,
+    StoppedError,
+)
+from sparsecode.file_fitting import InputOptions, Report, fit_source, image_source, surveyed
+from sparsecode.images import ImageOptions
+from sparsecode.merging import concatenate
+from sparsecode.parts import locked, remove_parts
+from sparsecode.progress import EncodingState
+from sparsecode.sources import Failure, RowBatch, Source
+from sparsecode.stopping import StopRequest
 from sparsecode.transformer import SparseVAETransformer
 
-# Bytes of training rows held in memory; beyond them a random sample of rows trains the model.
-TRAINING_BYTES = 2 << 30
-_SAMPLE_SEED = 0
-
-Report = Callable[[str], None]
-"""Called with one sentence for people."""
-Progress = Callable[[int, int, int], None]
-"""Called with rows done, rows listed and failures so far."""
+# A disk that gives other bytes back than were written is given a second chance, not a third.
+_ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """How inputs are read; the first five are part of a model.
-
-    Attributes
-    ----------
-    size : (height, width) or None
-        Size of the rows' images; None takes the commonest, at most 64 pixels.
-    channels : {1, 3} or None
-        Grey or colour; None is colour if any image is.
-    exif : bool
-        Apply the orientation that a camera noted.
-    max_pixels : int
-        Larger images are not decoded.
-    convolutional : bool
-        Train convolutional networks on images.
-    follow_symlinks : bool
-        Walk into linked folders.
-    on_error : {"skip", "fail"}
-        What a broken image does.
-    """
-
-    size: tuple[int, int] | None = None
-    channels: int | None = None
-    exif: bool = True
-    max_pixels: int = 100_000_000
-    convolutional: bool = False
-    follow_symlinks: bool = False
-    on_error: str = "skip"
-
-
-@dataclass(frozen=True)
-class EncodeSummary:
-    """What a job did.
-
-    Attributes
-    ----------
-    listed, encoded, failed : int
-        Inputs; ``encoded + failed == listed``.
-    n_latents : int
-        k.
-    l0_mean, l0_sd : float
-        Non-zeros per row.
-    zeros_asked, zeros_got : float
-        p, and the fraction of zeros.
-    zeros_held_out : float or None
-        The fraction on the rows that set the threshold, when a model was trained on these inputs:
-        the rows that trained it have a few more zeros.
-    dead_latents : int
-        Latents that are zero in every row.
-    explained_variance : float
-        1 - (squared error of the reconstruction / squared deviation from the mean), on these rows.
-    seconds : float
-        Training included.
-    is_images : bool
-        Inputs were images, not rows of an array.
-    files : list of str
-        Written, the codes first.
-    failures : list of Failure
-        Inputs without a row.
-    """
-
-    listed: int
-    encoded: int
-    failed: int
-    n_latents: int
-    l0_mean: float
-    l0_sd: float
-    zeros_asked: float
-    zeros_got: float
-    zeros_held_out: float | None
-    dead_latents: int
-    explained_variance: float
-    seconds: float
-    is_images: bool
-    files: list[str]
-    failures: list[Failure]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-
-def open_source(
-    inputs: Sequence[str | PathLike[str]],
-    options: InputOptions,
-    images: ImageOptions | None = None,
-    report: Report | None = None,
-) -> Source:
-    """Find the inputs and settle how to read them.
-
-    Parameters
-    ----------
-    inputs : sequence of path-like
-        Folders, image files and globs, or one array file.
-    options : InputOptions
-    images : ImageOptions, optional
-        The settings of a trained model, which then decide.
-    report : callable, optional
-
-    Raises
-    ------
-    NoInputError
-        Nothing to read.
-    RefusedError
-        Inputs that do not go together.
-    """
-    source = open_array_source(inputs)
-    if source is not None:
-        return source
-    listing = list_images(inputs, follow_symlinks=options.follow_symlinks)
-    if images is None:
-        found = survey(
-            [file.path for file in listing.files],
-            size=options.size,
-            channels=options.channels,  # type: ignore[arg-type]  # checked there
-            exif=options.exif,
-            max_pixels=options.max_pixels,
-        )
-        images = found.options
-        if report and found.n_resized:
-            report(
-                f"{found.n_resized:,} of {len(listing):,} images are resized to "
-                f"{images.width}x{images.height} (choose with --size)"
-            )
-    return ImageSource(listing, images, options.on_error)
-
-
-def fit_source(
-    source: Source,
-    options: InputOptions,
-    parameters: dict[str, Any],
-    report: Report | None = None,
-    log: HistoryLog | None = None,
-) -> SparseVAETransformer:
-    """Train on a source; on a random sample of its rows if they are more than 2 GiB.
-
-    Parameters
-    ----------
-    source : Source
-    options : InputOptions
-    parameters : dict
-        Of :class:`SparseVAETransformer`.
-    report : callable, optional
-    log : HistoryLog, optional
-        Gets the record of each epoch as it ends.
-    """
-    itemsize = 1 if isinstance(source, ImageSource) else 4
-    n_rows = max(1, TRAINING_BYTES // (itemsize * source.n_features))
-    if n_rows < source.n_listed:
-        if report:
-            report(f"training on a random sample of {n_rows:,} of {source.n_listed:,} rows")
-        source = source.sample(n_rows, np.random.default_rng(_SAMPLE_SEED))
-    images = source.options if isinstance(source, ImageSource) else None
-    if options.convolutional:
-        if images is None:
-            raise RefusedError("convolutional networks need images, but the input is an array")
-        parameters = {**parameters, "image_shape": (images.height, images.width, images.channels)}
-    X = read_all(source)
-    transformer = SparseVAETransformer(**parameters)
-    transformer._epoch_listener = log
-    transformer.fit(X)
-    transformer._epoch_listener = None  # an open file is no part of a fitted estimator
-    transformer.image_options_ = None if images is None else images.to_dict()
-    return transformer
-
-
-def fit_files(
-    inputs: Sequence[str | PathLike[str]],
-    output: str | PathLike[str],
-    *,
-    options: InputOptions | None = None,
-    parameters: dict[str, Any] | None = None,
-    overwrite: bool = False,
-    report: Report | None = None,
-    log_dir: str | PathLike[str] | None = None,
-) -> SparseVAETransformer:
-    """Train on files and save the model.
-
-    Parameters
-    ----------
-    inputs : sequence of path-like
-        Folders, image files and globs, or one array file.
-    output : path-like
-        The ``.safetensors`` file to write.
-    options : InputOptions, optional
-    parameters : dict, optional
-        Of :class:`SparseVAETransformer`.
-    overwrite : bool, default=False
-        Replace an existing output.
-    report : callable, optional
-    log_dir : path-like, optional
-        Folder for ``history.jsonl`` and, where TensorBoard is installed, its events.
-
-    Returns
-    -------
-    SparseVAETransformer
-        Fitted and saved.
-    """
-    options = options or InputOptions()
-    check_output(output, overwrite)
-    source = open_source(inputs, options, report=report)
-    if log_dir is None:
-        transformer = fit_source(source, options, parameters or {}, report)
-    else:
-        with HistoryLog(log_dir, overwrite) as log:
-            if report and not log.has_events:
-                report("no TensorBoard events: pip install 'sparsecode[tensorboard]'")
-            transformer = fit_source(source, options, parameters or {}, report, log)
-    transformer.save(output)
-    return transformer
+Progress = Callable[[EncodingState], None]
+"""Called after every batch."""
 
 
 def encode_files(
@@ -253,29 +53,39 @@ def encode_files(
     model: str | PathLike[str] | None = None,
     options: InputOptions | None = None,
     parameters: dict[str, Any] | None = None,
+    run: EncodeOptions | None = None,
     overwrite: bool = False,
     failures: str | PathLike[str] | None = None,
     report: Report | None = None,
+    detail: Report | None = None,
     progress: Progress | None = None,
+    stop: StopRequest | None = None,
 ) -> EncodeSummary:
     """Encode files to one ``.h5``; without a model, train one on them first.
+
+    Whatever ends this call early (an error, a kill, a power cut), the same call goes on where it
+    was; once all is done, it does nothing.
 
     Parameters
     ----------
     inputs : sequence of path-like
         Folders, image files and globs, or one array file.
     output : path-like
-        The ``.h5`` file to write.
+        The ``.h5`` file to write. Parts are kept in ``<output>.parts`` until it is whole.
     model : path-like, optional
         A model written by ``fit``. Without it, one is trained and saved beside the output.
     options : InputOptions, optional
     parameters : dict, optional
         Of :class:`SparseVAETransformer`, for training; ``device`` with a model, too.
+    run : EncodeOptions, optional
     overwrite : bool, default=False
         Replace existing outputs.
     failures : path-like, optional
         JSON Lines file for the inputs that failed.
-    report, progress : callable, optional
+    report, detail, progress : callable, optional
+        Called with sentences for people, with more of them, and with how far it is.
+    stop : StopRequest, optional
+        Asks to stop after the part in hand.
 
     Returns
     -------
@@ -283,32 +93,264 @@ def encode_files(
 
     Raises
     ------
-    NoInputError, RefusedError, ModelFormatError, OutputError
-        Nothing is written then, except a model that had been trained.
+    NoInputError, RefusedError, ModelFormatError
+        Nothing is written then.
+    OutputError, StoppedError
+        The output is absent or as it was; what is done is kept.
     """
     start = time.monotonic()
-    options, parameters = options or InputOptions(), parameters or {}
-    check_output(output, overwrite)
-    files = [str(output)]
-    if model is None:
-        model_path = Path(output).with_suffix(".safetensors")
-        check_output(model_path, overwrite)
-        source = open_source(inputs, options, report=report)
-        transformer = _fit_or_leave(source, options, parameters, report)
-        transformer.save(model_path)
-        files.append(str(model_path))
-    else:
-        model_path = Path(model)
-        transformer = _load(model_path, parameters.get("device", "auto"))
-        images = transformer.image_options_
-        settings = None if images is None else ImageOptions.from_dict(images)
-        source = open_source(inputs, options, settings, report)
-        _check_fits(source, transformer, model_path)
-    totals = _write(source, transformer, model_path, Path(output), overwrite, progress)
-    if failures is not None:
-        _write_failures(Path(failures), totals.failures)
-        files.append(str(failures))
-    return totals.summary(source, transformer, model is None, time.monotonic() - start, files)
+    options, parameters, run = options or InputOptions(), parameters or {}, run or EncodeOptions()
+    files.check_output(output, overwrite=True)
+    with locked(output_of(output, run.shard)):
+        job = prepare(inputs, output, model, options, parameters, run)
+        if job.is_done() and not overwrite:
+            remove_parts(job.output)
+            known: dict[str, Any] = {"was_done": True, "explained_variance": None}
+        else:
+            begin(job, overwrite, run.resume)
+            encoder = _opened(job, options, parameters, run, report)
+            encoder.run(progress, stop or StopRequest())
+            encoder.finish()
+            if detail:
+                detail(encoder.state.rates())
+            known = encoder.known()
+        summary = summarise(
+            job.output,
+            job.inputs.array is None,
+            files=_written(job, failures),
+            seconds=time.monotonic() - start,
+            **{"zeros_held_out": None, **known},
+        )
+        if failures is not None:
+            lines = [json.dumps(asdict(failure)) + "\n" for failure in summary.failures]
+            files.write_whole(failures, "".join(lines))
+        return summary
+
+
+def _written(job: Job, failures: str | PathLike[str] | None) -> list[str]:
+    paths = [job.output, job.model if job.trains else None, failures]
+    return [str(path) for path in paths if path is not None]
+
+
+@dataclass
+class _PartInHand:
+    """Codes of one part, until its last batch."""
+
+    figures: PartFigures
+    rows: list[tuple[csr_array, RowBatch]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class _Encoder:
+    """The model and the source of a job, and how far it is."""
+
+    def __init__(
+        self,
+        job: Job,
+        source: Source,
+        transformer: SparseVAETransformer,
+        max_errors: int | None,
+        report: Report | None,
+    ) -> None:
+        self.job = job
+        self.source = source
+        self.transformer = transformer.set_params(sparse_output=True)
+        self.max_errors = max_errors
+        self.report = report or (lambda _: None)
+        self.state = EncodingState(job.n_listed)
+        self.n_resumed = 0
+
+    def run(self, progress: Progress | None, stop: StopRequest) -> None:
+        """Encode the parts that are missing, until none is."""
+        missing = self._count_done()
+        if self.n_resumed:
+            self.report(f"going on: {self.n_resumed:,} of {self.job.n_listed:,} inputs were done")
+        if self.job.n_vanished:
+            self.report(f"{self.job.n_vanished:,} images of the interrupted run are gone")
+        for _ in range(_ROUNDS):
+            self._encode(missing, progress, stop)
+            missing = self._damaged()
+            if not missing:
+                return
+            self.report(f"{len(missing)} parts are damaged and encoded again")
+        raise OutputError(f"{self.job.parts.folder} gives back other bytes than were written to it")
+
+    def finish(self) -> None:
+        """Merge the parts, and put the model and the codes in place."""
+        job, parts = self.job, self.job.parts
+        if not self.state.done:
+            remove_parts(job.output)
+            raise NoInputError(f"none of the {job.n_listed:,} inputs could be read")
+        merged = parts.folder / "merged.h5"
+        paths = [parts.path(i) for i in range(len(job.plan.ranges))]
+        concatenate(
+            paths, merged, self._metadata(), overwrite=True, compression=job.plan.compression
+        )
+        if job.trains:
+            files.write_whole(job.model, parts.model.read_bytes())
+        try:
+            files.publish(merged, job.output)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {job.output}: {error.strerror or error}; run the same command again"
+            ) from error
+
+    def known(self) -> dict[str, Any]:
+        """Return what the finished file does not say, and remove the parts."""
+        parts = self.job.parts
+        done = (parts.done(i) for i in range(len(self.job.plan.ranges)))
+        figures = reduce(add, [PartFigures.from_dict(part.figures) for part in done if part])
+        remove_parts(self.job.output)
+        return {
+            "explained_variance": figures.explained_variance,
+            "zeros_held_out": 1 - self.transformer.density_ if self.job.trains else None,
+            "resumed": self.n_resumed,
+        }
+
+    def _count_done(self) -> list[int]:
+        parts = self.job.parts
+        for done in map(parts.done, range(len(self.job.plan.ranges))):
+            if done is not None:
+                self.state.done += done.n_rows
+                self.state.failed += done.n_failed
+        self.n_resumed = self.state.done + self.state.failed
+        return self.job.missing()
+
+    def _damaged(self) -> list[int]:
+        parts, damaged = self.job.parts, []
+        for i in range(len(self.job.plan.ranges)):
+            done = parts.done(i)
+            if done is None or not parts.is_whole(i, done):
+                damaged.append(i)
+                parts.discard(i)
+                if done is not None:
+                    self.state.done -= done.n_rows
+                    self.state.failed -= done.n_failed
+        return damaged
+
+    def _encode(self, missing: Sequence[int], progress: Progress | None, stop: StopRequest) -> None:
+        if not missing:
+            return
+        ranges = [self.job.plan.ranges[i] for i in missing]
+        todo = iter(zip(missing, ranges, strict=True))
+        number, inputs = next(todo)
+        hand = self._new_part()
+        # Parts are written in order by one thread, while the next one is encoded.
+        with ThreadPoolExecutor(1) as writer, stop:
+            writing: Future[None] | None = None
+            for batch in self.source.batches(ranges):
+                self._encode_batch(batch, hand)
+                if progress:
+                    progress(self.state)
+                if batch.stop < inputs.stop:
+                    continue
+                if writing:
+                    writing.result()
+                writing = writer.submit(self._write_part, number, hand)
+                number, inputs = next(todo, (-1, range(0)))
+                hand = self._new_part()
+                if stop.signal and number >= 0:
+                    break
+            if writing:
+                writing.result()
+        if stop.signal and number >= 0:
+            done = self.state.done + self.state.failed
+            raise StoppedError(
+                f"{done:,} of {self.job.n_listed:,} inputs are done; run the same command to go on",
+                stop.signal,
+            )
+
+    def _new_part(self) -> _PartInHand:
+        return _PartInHand(PartFigures.empty(self.source.n_features))
+
+    def _encode_batch(self, batch: RowBatch, hand: _PartInHand) -> None:
+        start = time.perf_counter()
+        if batch.names:
+            codes = self.transformer.transform(batch.X)
+            hand.figures.add(batch.X, self.transformer.inverse_transform(codes))
+        else:
+            codes = csr_array((0, self.transformer.model_.spec.n_latents), dtype=np.float32)
+        hand.rows.append((codes, batch))
+        hand.failures += batch.failures
+        state = self.state
+        state.done += len(batch.names)
+        state.failed += len(batch.failures)
+        state.encoded += len(batch.names) + len(batch.failures)
+        state.encode_seconds += time.perf_counter() - start
+        state.decode_seconds = self.source.decode_seconds
+        if self.max_errors is not None and state.failed > self.max_errors:
+            raise ImageError(
+                f"{state.failed:,} inputs failed, more than --max-errors {self.max_errors} allows "
+                f"(the last: {hand.failures[-1].path}: {hand.failures[-1].reason}); what is done "
+                "is kept, run again with a larger one"
+            )
+
+    def _write_part(self, number: int, hand: _PartInHand) -> None:
+        start = time.perf_counter()
+        parts, k = self.job.parts, self.transformer.model_.spec.n_latents
+        with CodesWriter(parts.path(number), n_latents=k, overwrite=True) as writer:
+            for codes, batch in hand.rows:
+                writer.append(codes, batch.names, batch.obs)
+            writer.finish(
+                metadata={
+                    "failed_path": [failure.path for failure in hand.failures],
+                    "failed_reason": [failure.reason for failure in hand.failures],
+                }
+            )
+        parts.mark(number, hand.figures.n_rows, len(hand.failures), hand.figures.to_dict())
+        self.state.write_seconds += time.perf_counter() - start
+
+    def _metadata(self) -> dict[str, Any]:
+        job, spec = self.job, self.transformer.model_.spec
+        config = {
+            "sparsecode_version": __version__,
+            "model": job.model.name,
+            "p": spec.spike_weight,
+            "posterior": spec.posterior,
+            "likelihood": spec.likelihood,
+            "images": self.transformer.image_options_,
+        }
+        if job.trains:
+            config["training"] = job.plan.training
+        if job.shard != (1, 1):
+            config["shard"] = list(job.shard)
+        sha256 = job.plan.model or hashlib.sha256(job.parts.model.read_bytes()).hexdigest()
+        return {"config": config, "model_sha256": sha256, "listing_sha256": job.plan.inputs}
+
+
+def _opened(
+    job: Job,
+    options: InputOptions,
+    parameters: dict[str, Any],
+    run: EncodeOptions,
+    report: Report | None,
+) -> _Encoder:
+    """Load or train the model, and open the source as it needs it; or leave nothing behind."""
+    try:
+        transformer = _transformer(job, options, parameters, report)
+        source = _source(job, transformer, options)
+        _check_fits(source, transformer, job.model)
+    except BaseException:
+        if not job.parts.hold_work():
+            remove_parts(job.output)
+        raise
+    return _Encoder(job, source, transformer, run.max_errors, report)
+
+
+def _transformer(
+    job: Job, options: InputOptions, parameters: dict[str, Any], report: Report | None
+) -> SparseVAETransformer:
+    device = parameters.get("device", "auto")
+    if not job.trains:
+        return SparseVAETransformer.load(job.model, device=device)
+    if not job.parts.model.exists():
+        source: Source | None = job.inputs.array
+        if job.inputs.listing:
+            images = surveyed(job.inputs.listing, options, report)
+            source = image_source(job.inputs.listing, images, options)
+        assert source is not None  # for the type checker: inputs are one or the other
+        _fit_or_leave(source, options, parameters, report).save(job.parts.model)
+    return SparseVAETransformer.load(job.parts.model, device=device)
 
 
 def _fit_or_leave(
@@ -323,130 +365,22 @@ def _fit_or_leave(
             raise KeyboardInterrupt from None
 
 
-def _load(path: Path, device: str) -> SparseVAETransformer:
-    if not path.is_file():
-        raise NoInputError(f"the model {path} does not exist")
-    return SparseVAETransformer.load(path, device=device)
+def _source(job: Job, transformer: SparseVAETransformer, options: InputOptions) -> Source:
+    if job.inputs.array is not None:
+        return job.inputs.array
+    if transformer.image_options_ is None:
+        raise RefusedError(
+            f"{job.model} was trained on an array, not on images; give an array file"
+        )
+    assert job.inputs.listing is not None  # for the type checker
+    return image_source(
+        job.inputs.listing, ImageOptions.from_dict(transformer.image_options_), options
+    )
 
 
 def _check_fits(source: Source, transformer: SparseVAETransformer, model: Path) -> None:
-    if isinstance(source, ImageSource) and transformer.image_options_ is None:
-        raise RefusedError(f"{model} was trained on an array, not on images; give an array file")
     if source.n_features != transformer.n_features_in_:
         raise RefusedError(
             f"the input has {source.n_features} features, but {model} was trained on "
             f"{transformer.n_features_in_}"
         )
-
-
-class _Totals:
-    """Running figures of a job, in memory of the size of one row per row and latent."""
-
-    def __init__(self, n_latents: int, n_features: int) -> None:
-        self.l0: list[np.ndarray] = []
-        self.fired = np.zeros(n_latents, np.int64)
-        self.sum = np.zeros(n_features)
-        self.squares = self.error = 0.0
-        self.failures: list[Failure] = []
-
-    def add(self, X: np.ndarray, codes: sparse.csr_array, decoded: np.ndarray) -> None:
-        self.l0.append(np.diff(codes.indptr))
-        self.fired += np.bincount(codes.indices, minlength=len(self.fired))
-        self.sum += X.sum(0)
-        self.squares += float((X**2).sum())
-        self.error += float(((X - decoded) ** 2).sum())
-
-    def summary(
-        self,
-        source: Source,
-        transformer: SparseVAETransformer,
-        is_trained: bool,
-        seconds: float,
-        files: list[str],
-    ) -> EncodeSummary:
-        l0 = np.concatenate(self.l0)
-        k = len(self.fired)
-        variation = self.squares - float((self.sum**2).sum()) / len(l0)
-        return EncodeSummary(
-            listed=source.n_listed,
-            encoded=len(l0),
-            failed=len(self.failures),
-            n_latents=k,
-            l0_mean=float(l0.mean()),
-            l0_sd=float(l0.std()),
-            zeros_asked=float(transformer.p),
-            zeros_got=float(1 - l0.mean() / k),
-            zeros_held_out=1 - transformer.density_ if is_trained else None,
-            dead_latents=int((self.fired == 0).sum()),
-            explained_variance=1 - self.error / variation if variation > 0 else float("nan"),
-            seconds=seconds,
-            is_images=isinstance(source, ImageSource),
-            files=files,
-            failures=self.failures,
-        )
-
-
-def _write(
-    source: Source,
-    transformer: SparseVAETransformer,
-    model_path: Path,
-    output: Path,
-    overwrite: bool,
-    progress: Progress | None,
-) -> _Totals:
-    k = transformer.model_.spec.n_latents
-    totals = _Totals(k, source.n_features)
-    transformer.set_params(sparse_output=True)
-    n_encoded = 0
-    with CodesWriter(output, n_latents=k, overwrite=overwrite) as writer:
-        for batch in source.batches():
-            totals.failures += batch.failures
-            if batch.names:
-                codes = transformer.transform(batch.X)
-                totals.add(_dense(batch), codes, transformer.inverse_transform(codes))
-                writer.append(codes, batch.names, batch.obs)
-                n_encoded += len(batch.names)
-            if progress:
-                progress(n_encoded, source.n_listed, len(totals.failures))
-        if not n_encoded:
-            raise NoInputError(f"none of the {source.n_listed} inputs could be read")
-        writer.finish(metadata=_metadata(source, transformer, model_path, totals.failures))
-    return totals
-
-
-def _dense(batch: RowBatch) -> np.ndarray:
-    X: Any = batch.X
-    X = X.toarray() if sparse.issparse(X) else np.asarray(X)
-    return X / 255.0 if X.dtype == np.uint8 else X.astype(np.float64)
-
-
-def _metadata(
-    source: Source,
-    transformer: SparseVAETransformer,
-    model_path: Path,
-    failures: list[Failure],
-) -> dict[str, Any]:
-    spec = transformer.model_.spec
-    return {
-        "config": {
-            "sparsecode_version": __version__,
-            "model": model_path.name,
-            "p": spec.spike_weight,
-            "posterior": spec.posterior,
-            "likelihood": spec.likelihood,
-            "images": transformer.image_options_,
-        },
-        "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),
-        "listing_sha256": source.sha256,
-        "failed_path": [failure.path for failure in failures],
-        "failed_reason": [failure.reason for failure in failures],
-    }
-
-
-def _write_failures(path: Path, failures: list[Failure]) -> None:
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            for failure in failures:
-                file.write(json.dumps(asdict(failure)) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -43,3 +43,17 @@ class FitInterruptedWarning(UserWarning):
 
 class UnscaledFeatureWarning(UserWarning):
     """One feature holds nearly all variance, so codes will tell of little else."""
+
+
+class StoppedError(SparsecodeError):
+    """A signal asked a long job to stop; what is done is kept, and the same call goes on.
+
+    Attributes
+    ----------
+    signal : int
+        Its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

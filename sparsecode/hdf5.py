@@ -16,6 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from sparsecode import files
+
 # The libraries' own upper bound for deflate is 1032:1, so a real dataset never claims more.
 MAX_COMPRESSION = 1100
 _BLOCK = 1 << 18
@@ -30,7 +32,8 @@ class SteadyFile(io.FileIO):
     """
 
     def __init__(self, path: str, mode: str) -> None:
-        super().__init__(path, mode)
+        opener = (lambda name, _: files.open_new(name)) if "w" in mode else None
+        super().__init__(path, mode, opener=opener)
         self._error: BaseException | None = None
         self._unwritten: list[tuple[int, bytes]] = []
 
@@ -61,7 +64,7 @@ class SteadyFile(io.FileIO):
         view = memoryview(buffer).cast("B")
         try:
             while self._error is None and done < len(view):
-                done += super().write(view[done:])
+                done += files.write(self.fileno(), view[done:])
         except BaseException as error:
             self._error = error
         if done < len(view):
@@ -72,7 +75,7 @@ class SteadyFile(io.FileIO):
         """Resize the file; a failure is kept for `check`."""
         try:
             if self._error is None:
-                return super().truncate(size)
+                files.truncate(self.fileno(), self.tell() if size is None else size)
         except BaseException as error:
             self._error = error
         return size or 0
@@ -144,8 +147,8 @@ def is_string(item: h5py.Dataset) -> bool:
     return info is not None and info.length is None
 
 
-def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
-    """Yield a 1-D dataset in order, a bounded piece at a time; text as object arrays of `str`.
+def blocks(item: h5py.Dataset, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Yield rows of a 1-D dataset, a bounded piece at a time; text as object arrays of `str`.
 
     Raises
     ------
@@ -156,8 +159,9 @@ def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
     text = is_string(item)
     step = _STRING_BLOCK if text else _BLOCK
     budget = item.file.id.get_filesize()
-    for start in range(0, item.shape[0], step):
-        block = item[start : start + step]
+    first, last, _ = slice(start, stop).indices(item.shape[0])
+    for at in range(first, last, step):
+        block = item[at : min(at + step, last)]
         if text:
             budget -= sum(map(len, block))
             if budget < 0:
@@ -166,35 +170,69 @@ def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
         yield block
 
 
-def read_values(item: h5py.Dataset) -> np.ndarray:
-    """Read a whole 1-D dataset of numbers, booleans or text.
+def check_values(item: h5py.Dataset) -> None:
+    """Refuse what is not a 1-D dataset of numbers, booleans or text.
+
+    Raises
+    ------
+    ValueError
+        It has other dimensions, another type, or claims more than its storage can hold.
+    """
+    if item.ndim != 1:
+        raise ValueError(f"{item.name} has {item.ndim} dimensions; 1 is needed")
+    if item.dtype.kind not in "biuf" and not is_string(item):
+        raise ValueError(f"{item.name} has type {item.dtype}; numbers or text are needed")
+    check_size(item)
+
+
+def read_values(item: h5py.Dataset, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Read a 1-D dataset of numbers, booleans or text, or its rows `start` to `stop`.
 
     Raises
     ------
     ValueError
         It is not 1-D, or of another type.
     """
-    if item.ndim != 1:
-        raise ValueError(f"{item.name} has {item.ndim} dimensions; 1 is needed")
+    check_values(item)
     if is_string(item):
-        return np.concatenate([np.empty(0, dtype=object), *blocks(item)])
-    if item.dtype.kind not in "biuf":
-        raise ValueError(f"{item.name} has type {item.dtype}; numbers or text are needed")
-    check_size(item)
-    return item[:]
+        return np.concatenate([np.empty(0, dtype=object), *blocks(item, start, stop)])
+    return item[start:stop]
 
 
-def read_column(group: h5py.Group, name: str) -> np.ndarray:
-    """Read a data frame's column: numbers, text, or AnnData's categories (missing ones are "")."""
+def read_column(
+    group: h5py.Group, name: str, start: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Read a data frame's column, or its rows `start` to `stop`.
+
+    Numbers, text, or AnnData's categories (missing ones are "").
+    """
+    values, categories = column_parts(group, name)
+    picked = read_values(values, start, stop)
+    return picked if categories is None else pick(picked, read_categories(categories), values.name)
+
+
+def column_parts(group: h5py.Group, name: str) -> tuple[h5py.Dataset, h5py.Dataset | None]:
+    """Return a column's values, or the codes and the categories of a categorical one."""
     if group.get(name, getclass=True) is not h5py.Group:
-        return read_values(dataset(group, name))
-    codes = read_values(dataset(group[name], "codes"))
-    categories = read_values(dataset(group[name], "categories")).astype(object)
-    if len(codes) and not -1 <= codes.min() <= codes.max() < len(categories):
-        raise ValueError(
-            f"{group.name}/{name} has codes outside of its {len(categories)} categories"
-        )
-    return np.append(categories, "")[codes]
+        return dataset(group, name), None
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{group.name}/{name} is a link; a column in the file is needed")
+    return dataset(group[name], "codes"), dataset(group[name], "categories")
+
+
+def read_categories(item: h5py.Dataset) -> np.ndarray:
+    """Read all categories, and behind them "" for the code -1, which is a missing value."""
+    return np.append(read_values(item).astype(object), "")
+
+
+def pick(codes: np.ndarray, categories: np.ndarray, name: str) -> np.ndarray:
+    """Return the categories that codes mean; ValueError where a code means none."""
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"{name} has type {codes.dtype}; integers are needed")
+    known = len(categories) - 1
+    if len(codes) and not -1 <= codes.min() <= codes.max() < known:
+        raise ValueError(f"{name} has codes outside of its {known} categories")
+    return categories[codes]
 
 
 class Column:

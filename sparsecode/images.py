@@ -200,13 +200,19 @@ def encode_picture(pixels: np.ndarray, palette: np.ndarray | None = None) -> byt
     if palette is not None:
         image = image.convert("P")
         image.putpalette(palette.astype(np.uint8).tobytes())
-    png = io.BytesIO()
-    image.save(png, "PNG", optimize=True)
-    if pixels.ndim == 2:
-        return png.getvalue()
-    webp = io.BytesIO()
-    image.save(webp, "WEBP", quality=85)
-    return min(png.getvalue(), webp.getvalue(), key=len)
+    png = _saved(image, "PNG", optimize=True)
+    return png if pixels.ndim == 2 else min(png, _saved(image, "WEBP", quality=85), key=len)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode pixels (h, w) or (h, w, 3), uint8, without loss."""
+    return _saved(Image.fromarray(pixels), "PNG")
+
+
+def _saved(image: Image.Image, format_name: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format_name, **options)
+    return file.getvalue()
 
 
 def survey(

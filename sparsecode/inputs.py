@@ -2,16 +2,16 @@
 
 import fnmatch
 import glob
-import hashlib
 import os
-import unicodedata
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 from sparsecode.errors import NoInputError, RefusedError
+from sparsecode.listing import Listing, Root
 
 # Those of images.FORMATS, which a test compares; kept here because a listing needs no Pillow.
 IMAGE_EXTENSIONS = frozenset(
@@ -20,90 +20,33 @@ IMAGE_EXTENSIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One file to encode.
-
-    Parameters
-    ----------
-    name : str
-        The POSIX path relative to the input, always UTF-8 without control characters (see
-        `encode_name`).
-    path : str
-        What to open; undecodable bytes are kept as `os.fsdecode` gives them.
-    label : str or None
-        The folder right above the file, as far as `name` shows it.
-    """
-
-    name: str
-    path: str
-    label: str | None
-
-
 @dataclass(frozen=True)
-class Listing:
-    """Files in a fixed order: by the bytes of their relative paths."""
+class Selection:
+    """Which files of folders are meant.
 
-    files: tuple[ImageFile, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the files, in order."""
-        return [file.name for file in self.files]
-
-    @property
-    def labels(self) -> list[str] | None:
-        """Folder names, "" for files without; None when no file has one."""
-        labels = [file.label for file in self.files]
-        return [label or "" for label in labels] if any(labels) else None
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the names and their order, as 64 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(name.encode("utf-8") + b"\0")
-        return digest.hexdigest()
-
-
-def encode_name(name: str) -> str:
-    """Make a file name valid UTF-8 without control characters; different names stay different.
-
-    Bytes that are not UTF-8 and control characters become ``%XX``, a byte each, in upper case. A
-    literal ``%`` becomes ``%25`` only where two hexadecimal digits follow, since it would read as
-    an escape there. `urllib.parse.unquote_to_bytes` gives the original bytes back.
-
-    Parameters
+    Attributes
     ----------
-    name : str
-        A path as `os.fsdecode` gives it.
-
-    Returns
-    -------
-    str
-        The same for nearly every name in the world.
+    include, exclude : tuple of str
+        Patterns; with a ``/`` for the whole relative path, else for the file's own name. A file is
+        taken if one of ``include`` fits (or there is none) and none of ``exclude``.
+    follow_symlinks : bool
+        Search linked folders too, each real folder once. Linked files are always listed.
     """
-    if name.isprintable() and "%" not in name:
-        return name
-    return "".join(_encode_character(name, i) for i in range(len(name)))
 
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_symlinks: bool = False
 
-def _encode_character(name: str, i: int) -> str:
-    character = name[i]
-    escape = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    if character == "%":
-        following = name[i + 1 : i + 3]
-        escape = len(following) == 2 and all(c in "0123456789abcdefABCDEF" for c in following)
-    if not escape:
-        return character
-    return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
+    def takes(self, parts: tuple[str, ...]) -> bool:
+        """Tell whether a relative path is meant."""
+        included = not self.include or any(_fits(parts, pattern) for pattern in self.include)
+        return included and not any(_fits(parts, pattern) for pattern in self.exclude)
 
 
 def list_images(
-    inputs: Sequence[str | os.PathLike[str]], *, follow_symlinks: bool = False
+    inputs: Sequence[str | os.PathLike[str]],
+    selection: Selection = Selection(),  # frozen
+    listed: Iterable[str] = (),
 ) -> Listing:
     """List the images that `inputs` name.
 
@@ -114,8 +57,11 @@ def list_images(
         (any number of folders). In folders and patterns, files without an image's extension and
         hidden ones are passed over; a file that is named is always listed. With more than one
         input, every name begins with the name of the input folder it came from.
-    follow_symlinks : bool, default=False
-        Search linked folders too, each real folder once. Linked files are always listed.
+    selection : Selection, optional
+        What of folders and patterns to take.
+    listed : iterable of str, optional
+        More files (see `read_list`), each called by its path as given; one that is missing will
+        fail when it is read.
 
     Returns
     -------
@@ -129,33 +75,60 @@ def list_images(
     RefusedError
         Two files would have the same name, or a folder cannot be searched.
     """
-    found = [file for item in inputs for file in _list_one(item, len(inputs) > 1, follow_symlinks)]
+    roots = [Root("", ""), Root("", os.sep)]
+    found = [_listed(path) for path in listed]
+    for item in inputs:
+        names = _list_one(item, len(inputs) > 1, selection, roots)
+        found += [_found(name, len(roots) - 1) for name in names]
+    return _listing(roots, found, ", ".join(repr(os.fspath(item)) for item in inputs))
+
+
+def read_list(stream: BinaryIO, null: bool = False) -> list[str]:
+    """Read paths, one a line, or ended by NUL as ``find -print0`` does; empty ones are left out."""
+    data = stream.read()
+    return [
+        os.fsdecode(path) for path in (data.split(b"\0") if null else data.splitlines()) if path
+    ]
+
+
+def _listed(path: str) -> bytes:
+    if "\0" in path:
+        raise RefusedError(f"the listed path {path!r} holds a NUL; -0 reads lists ended by NUL")
+    normal = os.path.normpath(path)
+    return _found(normal.lstrip(os.sep), int(Path(normal).is_absolute()))
+
+
+def _found(name: str, root: int) -> bytes:
+    # A NUL sorts before all that a name can hold, so the root does not change the order.
+    return b"%s\0%d" % (os.fsencode(name), root)
+
+
+def _listing(roots: list[Root], found: list[bytes], places: str) -> Listing:
     if not found:
-        places = ", ".join(repr(os.fspath(item)) for item in inputs) or "an empty list"
         raise NoInputError(
-            f"no images in {places}; looked for files ending in "
+            f"no images in {places or 'an empty list'}; looked for files ending in "
             f"{' '.join(sorted(IMAGE_EXTENSIONS))}"
         )
-    found.sort(key=lambda file: os.fsencode(file.name))
+    found.sort()
     for first, second in pairwise(found):
-        if first.name == second.name:
+        if first.partition(b"\0")[0] == second.partition(b"\0")[0]:
+            twins = Listing.of(roots, map(_entry, (first, second))).take(range(2))
             raise RefusedError(
-                f"{first.path!r} and {second.path!r} would both be called {first.name!r}; "
+                f"{twins[0].path!r} and {twins[1].path!r} would both be called {twins[0].name!r}; "
                 "name a folder that holds both, or give each file once"
             )
-    return Listing(tuple(map(_encoded, found)))
+    return Listing.of(roots, map(_entry, found))
 
 
-def _encoded(file: ImageFile) -> ImageFile:
-    name = encode_name(file.name)
-    folders = name.split("/")[:-1]
-    return replace(file, name=name, label=folders[-1] if folders else None)
+def _entry(found: bytes) -> tuple[bytes, int]:
+    name, _, root = found.rpartition(b"\0")
+    return name, int(root)
 
 
 def _list_one(
-    item: str | os.PathLike[str], several: bool, follow_symlinks: bool
-) -> Iterator[ImageFile]:
-    """List one input; the names are not encoded yet."""
+    item: str | os.PathLike[str], several: bool, selection: Selection, roots: list[Root]
+) -> Iterator[str]:
+    """List one input, adding its root; the names are not encoded yet."""
     text = os.fspath(item)
     pattern: tuple[str, ...] = ()
     if not _exists(text) and glob.has_magic(text):
@@ -165,14 +138,15 @@ def _list_one(
     if not _exists(text):
         raise NoInputError(f"{os.fspath(item)!r} does not exist; name a folder, files or a pattern")
     if not Path(text).is_dir():
-        yield ImageFile(Path(text).name, text, None)
-        return
+        roots.append(Root("", str(Path(text).parent)))
+        return iter([Path(text).name])
     own_name = Path(text).name
     if own_name in ("", ".."):
         own_name = Path(text).resolve().name
     prefix = f"{own_name}/" if several else ""
-    for relative in _walk(text, pattern, follow_symlinks):
-        yield ImageFile(prefix + relative, str(Path(text, relative)), None)
+    roots.append(Root(prefix, text))
+    found = _walk(text, pattern, selection.follow_symlinks)
+    return (prefix + name for name in found if selection.takes(tuple(name.split("/"))))
 
 
 def _exists(path: str) -> bool:
@@ -231,6 +205,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _has_image_extension(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def _fits(parts: tuple[str, ...], pattern: str) -> bool:
+    if "/" in pattern:
+        return _matches(parts, tuple(pattern.strip("/").split("/")))
+    return fnmatch.fnmatchcase(parts[-1], pattern)
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...], partly: bool = False) -> bool:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import struct
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sparsecode._version import __version__
-from sparsecode.errors import ModelFormatError, OutputError
+from sparsecode.errors import ModelFormatError
+from sparsecode.files import write_whole
 from sparsecode.trainer import EpochRecord
 from sparsecode.vae import ModelSpec, SparseVAE
 
@@ -79,7 +79,7 @@ def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[s
     }
     config["weights_sha256"] = _sha256(tensors)
     data = save(tensors, metadata={FORMAT: json.dumps(config, allow_nan=False)})
-    _write_atomically(Path(path), data)
+    write_whole(path, data)
 
 
 def _plain_parameters(transformer: "SparseVAETransformer") -> dict[str, Any]:
@@ -98,29 +98,6 @@ def _plain(value: Any) -> Any:
 def _names(transformer: "SparseVAETransformer") -> list[str] | None:
     names = getattr(transformer, "feature_names_in_", None)
     return None if names is None else [str(name) for name in names]
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets
-        Path(temporary).replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"cannot write the model {path}: {error.strerror or error}") from error
 
 
 def read_config(path: str | PathLike[str]) -> dict[str, Any]:

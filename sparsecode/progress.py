@@ -1,6 +1,7 @@
 """Progress for people: one line on stderr, animated only on a terminal."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -112,23 +113,63 @@ def _listening(listener: "EpochListener | None") -> "ProgressCallback | None":
     return update
 
 
-class EncodingProgress:
-    """Context manager around an encoding; call it with rows done, rows listed and failures."""
+@dataclass
+class EncodingState:
+    """How far an encoding (or decoding) is.
 
-    def __init__(self, shown: bool, console: Console | None = None) -> None:
+    Attributes
+    ----------
+    listed, done, failed : int
+        Inputs of the job; those encoded, and those without a row, earlier runs included.
+    encoded : int
+        Inputs that this run has been through.
+    decode_seconds, encode_seconds, write_seconds : float
+        Time that each stage was busy; they overlap.
+    """
+
+    listed: int
+    done: int = 0
+    failed: int = 0
+    encoded: int = 0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+
+    def rates(self) -> str:
+        """Return inputs per second of every stage that was busy."""
+        stages = {
+            "read": self.decode_seconds,
+            "encode": self.encode_seconds,
+            "write": self.write_seconds,
+        }
+        busy = [f"{n} {self.encoded / s:,.0f}/s" for n, s in stages.items() if s and self.encoded]
+        return "  ".join(busy)
+
+
+class EncodingProgress:
+    """Context manager around an encoding; call it with its state.
+
+    On a terminal one line moves; elsewhere there is a line for every twentieth part.
+    """
+
+    def __init__(self, shown: bool, name: str = "encoding", console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        self.name = name
+        self._shown = shown
         self._bar = Progress(
-            TextColumn("encoding"),
+            TextColumn(name),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]}"),
+            TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
+            speed_estimate_period=300,
             disable=not shown or not self.console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._said = 0
 
     def __enter__(self) -> "EncodingProgress":
         return self
@@ -141,14 +182,25 @@ class EncodingProgress:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, done: int, listed: int, failed: int) -> None:
+    def __call__(self, state: EncodingState) -> None:
         """Show how far the encoding is."""
+        through = state.done + state.failed
+        figures = state.rates() + (f"  {state.failed:,} failed" if state.failed else "")
         if self._task is None:  # started late: training has a line of its own before
             self._bar.start()
-            self._task = self._bar.add_task("", total=listed, failed="")
-        self._bar.update(
-            self._task, completed=done + failed, failed=f"{failed} failed" if failed else ""
-        )
+            self._task = self._bar.add_task("", total=state.listed, figures="")
+            # What an earlier run did must not count for the speed of this one.
+            self._bar.update(self._task, completed=through - state.encoded)
+        self._bar.update(self._task, completed=through, figures=figures)
+        if self._shown and self._bar.disable:
+            self._say(state, through, figures)
+
+    def _say(self, state: EncodingState, through: int, figures: str) -> None:
+        part = 20 * through // max(1, state.listed)
+        if part > self._said:
+            self._said = part
+            line = f"{self.name}: {through:,} of {state.listed:,}  {figures}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 def _figures(record: "EpochRecord") -> str:

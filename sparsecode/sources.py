@@ -1,9 +1,10 @@
 """Inputs -> named batches of rows: images and rows of an array look the same from here."""
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -12,8 +13,9 @@ from scipy import sparse
 
 from sparsecode.arrays import ArrayInput, is_array_path, open_array
 from sparsecode.errors import ImageError, RefusedError
-from sparsecode.images import DecodedImage, ImageOptions, read_image
-from sparsecode.inputs import ImageFile, Listing
+from sparsecode.image_pool import CHUNK, ImagePool
+from sparsecode.images import DecodedImage, ImageOptions
+from sparsecode.listing import ImageFile, Listing
 
 Matrix: TypeAlias = NDArray[Any] | sparse.csr_array
 
@@ -49,11 +51,14 @@ class RowBatch:
         Columns for the rows: label, width, height.
     failures : list of Failure
         Inputs met on the way that gave no row.
+    stop : int
+        Place, in the source, after the last input that this batch covers.
     """
 
     X: Matrix
     names: list[str]
     obs: dict[str, Any]
+    stop: int
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -63,16 +68,17 @@ class Source(Protocol):
     n_listed: int
     n_features: int
     sha256: str
+    decode_seconds: float
 
-    def batches(self) -> Iterator[RowBatch]:
-        """All rows, in order."""
+    def batches(self, ranges: Iterable[range] | None = None) -> Iterator[RowBatch]:
+        """All rows, or those in ranges of inputs, in order; no batch crosses a range's end."""
 
     def sample(self, n_rows: int, rng: np.random.Generator) -> "Source":
         """At most ``n_rows`` of them, in order."""
 
 
 class ImageSource:
-    """Images of a listing, decoded to one size by a few threads (Pillow releases the GIL).
+    """Images of a listing, decoded to one size by worker processes.
 
     Parameters
     ----------
@@ -80,39 +86,58 @@ class ImageSource:
     options : ImageOptions
     on_error : {"skip", "fail"}
         List a broken image as failed, or raise.
+    n_workers : int, optional
+        Processes; as many as there are CPUs by default, 0 for none.
+    time_limit : float, default=60.0
+        Seconds that one image may take.
     """
 
-    def __init__(self, listing: Listing, options: ImageOptions, on_error: str) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        options: ImageOptions,
+        on_error: str = "skip",
+        n_workers: int | None = None,
+        time_limit: float = 60.0,
+    ) -> None:
         self.listing = listing
         self.options = options
         self.on_error = on_error
+        self.n_workers = (os.cpu_count() or 1) if n_workers is None else n_workers
+        self.time_limit = time_limit
         self.n_listed = len(listing)
         self.n_features = options.n_features
         self.sha256 = listing.sha256
+        self.decode_seconds = 0.0
 
-    def batches(self) -> Iterator[RowBatch]:
-        """All images, in order."""
+    def batches(self, ranges: Iterable[range] | None = None) -> Iterator[RowBatch]:
+        """All images, or those in ranges, in order."""
         size = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // self.n_features))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, self.n_listed, size):
-                files = self.listing.files[start : start + size]
-                yield self._batch(files, list(pool.map(self._read, files)))
+        spans = list(_spans(ranges or [range(self.n_listed)], size))
+        n_workers = min(self.n_workers, -(-sum(map(len, spans)) // CHUNK))
+        with ImagePool(self.options, n_workers, self.time_limit) as pool:
+            # Decoders may be a batch ahead, so that they work while one is encoded.
+            decoded = chain.from_iterable(
+                pool.decode(self._chunks(spans), n_workers + -(-size // CHUNK))
+            )
+            for span in spans:
+                files = self.listing[span.start : span.stop]
+                images = list(islice(decoded, len(span)))
+                self.decode_seconds = pool.busy_seconds / max(1, n_workers)
+                yield self._batch(files, images, span.stop)
 
     def sample(self, n_rows: int, rng: np.random.Generator) -> "ImageSource":
         """At most ``n_rows`` images, in order."""
-        kept = tuple(self.listing.files[i] for i in _choose(self.n_listed, n_rows, rng))
-        return ImageSource(replace(self.listing, files=kept), self.options, self.on_error)
+        kept = self.listing.sample(_choose(self.n_listed, n_rows, rng).tolist())
+        return ImageSource(kept, self.options, self.on_error, self.n_workers, self.time_limit)
 
-    def _read(self, file: ImageFile) -> DecodedImage | ImageError:
-        try:
-            return read_image(file.path, self.options)
-        except ImageError as error:
-            if self.on_error == "fail":
-                raise ImageError(f"{file.name}: {error}") from error
-            return error
+    def _chunks(self, spans: Iterable[range]) -> Iterator[list[str]]:
+        for span in spans:
+            for part in _spans([span], CHUNK):
+                yield [file.path for file in self.listing[part.start : part.stop]]
 
     def _batch(
-        self, files: Sequence[ImageFile], results: list[DecodedImage | ImageError]
+        self, files: Sequence[ImageFile], results: list[DecodedImage | ImageError], stop: int
     ) -> RowBatch:
         pairs = list(zip(files, results, strict=True))
         read = [(file, image) for file, image in pairs if not isinstance(image, ImageError)]
@@ -123,12 +148,14 @@ class ImageSource:
             "width": np.array([image.width for _, image in read], np.int32),
             "height": np.array([image.height for _, image in read], np.int32),
         }
-        if self.listing.labels is not None:
-            obs["label"] = [file.label for file, _ in read]
+        if self.listing.has_labels:
+            obs["label"] = np.array([file.label or "" for file, _ in read], dtype=object)
         failures = [
             Failure(file.name, str(error)) for file, error in pairs if isinstance(error, ImageError)
         ]
-        return RowBatch(X, [file.name for file, _ in read], obs, failures)
+        if failures and self.on_error == "fail":
+            raise ImageError(f"{failures[0].path}: {failures[0].reason}")
+        return RowBatch(X, [file.name for file, _ in read], obs, stop, failures)
 
 
 class ArraySource:
@@ -146,28 +173,34 @@ class ArraySource:
         self.rows = rows
         self.n_listed = array.shape[0] if rows is None else len(rows)
         self.n_features = array.shape[1]
-        self.sha256 = ""
+        self.sha256 = array.sha256
+        self.decode_seconds = 0.0
 
-    def batches(self) -> Iterator[RowBatch]:
-        """All rows, in order."""
+    def batches(self, ranges: Iterable[range] | None = None) -> Iterator[RowBatch]:
+        """All rows, or those in ranges, in order."""
         size = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // (4 * self.n_features)))
-        for start in range(0, self.array.shape[0], size):
-            stop = min(start + size, self.array.shape[0])
-            index = np.arange(start, stop)
-            if self.rows is not None:
-                index = self.rows[(self.rows >= start) & (self.rows < stop)]
-            if len(index):
-                yield self._batch(self.array.read(start, stop)[index - start], index)
+        for span in _spans(ranges or [range(self.n_listed)], size):
+            yield self._batch(span)
 
     def sample(self, n_rows: int, rng: np.random.Generator) -> "ArraySource":
         """At most ``n_rows`` rows, in order."""
         return ArraySource(self.array, _choose(self.n_listed, n_rows, rng))
 
-    def _batch(self, X: Matrix, index: NDArray[np.intp]) -> RowBatch:
+    def _batch(self, span: range) -> RowBatch:
+        begin = time.perf_counter()
+        index = (
+            np.arange(span.start, span.stop)
+            if self.rows is None
+            else self.rows[span.start : span.stop]
+        )
+        start, stop = int(index[0]), int(index[-1]) + 1
+        X: Any = self.array.read(start, stop)[index - start]
         obs = {}
         if self.array.labels is not None:
-            obs["label"] = [self.array.labels[i] for i in index]
-        return RowBatch(X, [self.array.names[i] for i in index], obs)
+            obs["label"] = np.array([self.array.labels[i] for i in index], dtype=object)
+        names = [self.array.names[i] for i in index]
+        self.decode_seconds += time.perf_counter() - begin
+        return RowBatch(X, names, obs, span.stop)
 
 
 def open_array_source(inputs: Sequence[str | os.PathLike[str]]) -> ArraySource | None:
@@ -203,6 +236,13 @@ def read_all(source: Source) -> Matrix:
     if sparse.issparse(parts[0]):
         return sparse.csr_array(sparse.vstack(parts))
     return np.concatenate(parts)
+
+
+def _spans(ranges: Iterable[range], size: int) -> Iterator[range]:
+    """Cut ranges into pieces of at most `size`."""
+    for whole in ranges:
+        for start in range(whole.start, whole.stop, size):
+            yield range(start, min(start + size, whole.stop))
 
 
 def _choose(n: int, n_wanted: int, rng: np.random.Generator) -> NDArray[np.intp]:

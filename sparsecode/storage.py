@@ -17,7 +17,15 @@ from sparsecode.codes_writer import FORMAT_VERSION, CodesWriter
 from sparsecode.content import ContentHash, as_array
 from sparsecode.errors import CodesFormatError, NoInputError, SparsecodeError
 
-__all__ = ["CodesWriter", "describe_codes", "read_codes", "verify_codes", "write_codes"]
+__all__ = [
+    "CodesWriter",
+    "describe_codes",
+    "iterate_codes",
+    "read_codes",
+    "read_failures",
+    "verify_codes",
+    "write_codes",
+]
 
 _TEXTS = ("config_json", "model_sha256", "listing_sha256", "content_sha256")
 _LISTS = ("failed_path", "failed_reason")
@@ -81,6 +89,55 @@ def read_codes(path: str | os.PathLike[str]) -> SparseCodes:
         )
 
 
+def iterate_codes(path: str | os.PathLike[str], n_rows: int = 16384) -> Iterator[SparseCodes]:
+    """Read codes some rows at a time, in order, in memory that does not depend on the file.
+
+    Parameters
+    ----------
+    path : path-like
+        An ``.h5`` that sparsecode wrote, or the same saved again by AnnData.
+    n_rows : int, default=16384
+        Rows in each piece but the last.
+
+    Yields
+    ------
+    SparseCodes
+        With the rows' names and columns; `var` and `metadata` are empty. One without rows when the
+        file has none.
+
+    Raises
+    ------
+    NoInputError, CodesFormatError
+        As for `read_codes`.
+    """
+    with _opened(path) as layout:
+        for start in range(0, max(layout.shape[0], 1), n_rows):
+            yield _rows(layout, start, min(start + n_rows, layout.shape[0]))
+
+
+def read_failures(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Read the inputs without a row, and why.
+
+    Parameters
+    ----------
+    path : path-like
+        An ``.h5`` that sparsecode wrote.
+
+    Returns
+    -------
+    list of (str, str)
+        Names and reasons.
+
+    Raises
+    ------
+    NoInputError, CodesFormatError
+        As for `read_codes`.
+    """
+    with _opened(path) as layout:
+        paths, reasons = (hdf5.read_values(hdf5.dataset(layout.own, name)) for name in _LISTS)
+        return list(zip(paths.tolist(), reasons.tolist(), strict=True))
+
+
 def verify_codes(path: str | os.PathLike[str]) -> list[str]:
     """Read every byte that matters and say what is wrong.
 
@@ -118,7 +175,7 @@ def describe_codes(path: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``n_samples``, ``n_latents``, ``nnz``, ``density``, ``obs_columns``, ``var_columns``,
-        ``n_failed``, ``bytes``, ``format_version``, ``config`` and the hashes.
+        ``n_failed``, ``n_dead``, ``bytes``, ``format_version``, ``config`` and the hashes.
 
     Raises
     ------
@@ -139,6 +196,7 @@ def describe_codes(path: str | os.PathLike[str]) -> dict[str, Any]:
             "obs_columns": _order(layout.obs),
             "var_columns": _order(layout.var),
             "n_failed": len(failed),
+            "n_dead": int(hdf5.read_column(layout.var, "dead").sum()),
             "bytes": layout.own.file.id.get_filesize(),
         } | metadata
 
@@ -217,6 +275,23 @@ def _row_starts(layout: _Layout) -> np.ndarray:
     if indptr[0] != 0 or indptr[-1] != layout.data.shape[0] or (np.diff(indptr) < 0).any():
         raise ValueError("X/indptr does not rise from 0 to the number of stored values")
     return indptr
+
+
+def _rows(layout: _Layout, start: int, stop: int) -> SparseCodes:
+    indptr = hdf5.read_values(layout.indptr, start, stop + 1)
+    first, last = int(indptr[0]), int(indptr[-1])
+    if not 0 <= first <= last <= layout.data.shape[0] or (np.diff(indptr) < 0).any():
+        raise ValueError("X/indptr does not rise from 0 to the number of stored values")
+    indices = hdf5.read_values(layout.indices, first, last)
+    data = hdf5.read_values(layout.data, first, last)
+    if problems := _entry_problems(indices, data, indptr - first, layout.shape[1]):
+        raise ValueError("; ".join(problems))
+    shape = (stop - start, layout.shape[1])
+    return SparseCodes(
+        csr_array((data.astype(np.float32, copy=False), indices, indptr - first), shape),
+        hdf5.read_column(layout.obs, "_index", start, stop),
+        {name: hdf5.read_column(layout.obs, name, start, stop) for name in _order(layout.obs)},
+    )
 
 
 def _entry_problems(

@@ -65,7 +65,7 @@ def test_other_inputs_are_refused(folder, tmp_path):
 
 def test_the_model_beside_is_found_by_name_alone(tmp_path):
     codes = codes_named(["a"], {"model": "../../m.safetensors"})
-    assert model_beside(tmp_path / "out.h5", codes) is None
+    assert model_beside(tmp_path / "out.h5", codes.metadata["config"]) is None
     (tmp_path / "m.safetensors").write_bytes(b"")
-    assert model_beside(tmp_path / "out.h5", codes) == tmp_path / "m.safetensors"
-    assert model_beside(tmp_path / "out.h5", codes_named(["a"])) is None
+    assert model_beside(tmp_path / "out.h5", codes.metadata["config"]) == tmp_path / "m.safetensors"
+    assert model_beside(tmp_path / "out.h5", {}) is None

@@ -9,9 +9,9 @@ from PIL import Image
 from scipy import sparse
 
 import sparsecode
-from sparsecode import encoding
-from sparsecode.encoding import InputOptions
+from sparsecode import file_fitting
 from sparsecode.errors import FitInterruptedWarning, NoInputError, RefusedError
+from sparsecode.file_fitting import InputOptions
 
 FAST = {"n_components": 8, "max_iter": 2, "batch_size": 16, "random_state": 0, "device": "cpu"}
 
@@ -33,7 +33,7 @@ def test_the_summary_says_what_is_in_the_file(images: Path, tmp_path: Path) -> N
         [images],
         tmp_path / "out.h5",
         parameters=FAST,
-        progress=lambda done, listed, failed: seen.append((done, listed, failed)),
+        progress=lambda state: seen.append((state.done, state.listed, state.failed)),
     )
     codes = sparsecode.read_codes(tmp_path / "out.h5")
     l0 = np.diff(codes.matrix.indptr)
@@ -58,7 +58,7 @@ def test_the_summary_says_what_is_in_the_file(images: Path, tmp_path: Path) -> N
 def test_more_rows_than_memory_train_on_a_sample_and_are_all_encoded(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "TRAINING_BYTES", 20 * 8 * 12 * 3)
+    monkeypatch.setattr(file_fitting, "TRAINING_BYTES", 20 * 8 * 12 * 3)
     said: list[str] = []
     summary = sparsecode.encode_files(
         [images], tmp_path / "out.h5", parameters=FAST, report=said.append

@@ -1,3 +1,4 @@
+import io
 import os
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecode.errors import NoInputError, RefusedError
-from sparsecode.inputs import encode_name, list_images
+from sparsecode.inputs import Selection, list_images, read_list
+from sparsecode.listing import encode_name
 
 
 @pytest.fixture
@@ -33,14 +35,14 @@ def test_folder_is_searched_to_any_depth_in_byte_order(tree):
     listing = list_images([tree])
     assert listing.names == ["a/deep/x.jpeg", "b/10.PNG", "b/2.png", "root.bmp", "é ☃/ü.tiff"]
     assert listing.labels == ["deep", "b", "b", "", "é ☃"]
-    assert [Path(file.path) for file in listing.files] == [tree / n for n in listing.names]
+    assert [Path(file.path) for file in listing] == [tree / n for n in listing.names]
     assert len(listing) == 5
 
 
 def test_labels_are_none_without_folders(tree):
     listing = list_images([tree / "b"])
     assert listing.labels is None
-    assert [file.label for file in listing.files] == [None, None]
+    assert [file.label for file in listing] == [None, None]
 
 
 def test_named_file_is_listed_whatever_its_extension(tree):
@@ -111,7 +113,7 @@ def test_linked_folders_are_followed_on_request_and_never_twice(tree):
     plain = list_images([tree]).names
     assert "linked.png" in plain
     assert "a/self.png" in plain  # its reading will fail, with a reason
-    followed = list_images([tree], follow_symlinks=True).names
+    followed = list_images([tree], Selection(follow_symlinks=True)).names
     assert followed == sorted([*plain, "b/out/o.gif"], key=os.fsencode)
 
 
@@ -121,8 +123,8 @@ def test_many_links_between_folders_do_not_multiply(tmp_path):
         (tmp_path / f"d{a}/x.png").touch()
         for b in range(8):
             (tmp_path / f"d{a}/to{b}").symlink_to(tmp_path / f"d{b}")
-    assert len(list_images([tmp_path], follow_symlinks=True)) == 8
-    assert len(list_images([tmp_path / "**"], follow_symlinks=True)) == 8
+    assert len(list_images([tmp_path], Selection(follow_symlinks=True))) == 8
+    assert len(list_images([tmp_path / "**"], Selection(follow_symlinks=True))) == 8
 
 
 def test_unreadable_folder_is_an_error(tree, monkeypatch):
@@ -154,7 +156,7 @@ def test_strange_names_are_encoded_and_can_be_opened(tmp_path, raw, name):
     path = os.fsencode(tmp_path) + b"/" + raw
     with open(path, "wb") as file:  # noqa: PTH123 - a bytes path
         file.write(b"content")
-    (file,) = list_images([tmp_path]).files
+    (file,) = list_images([tmp_path])
     assert file.name == name
     assert Path(file.path).read_bytes() == b"content"
 
@@ -174,3 +176,43 @@ def test_hash_depends_on_names_and_order_only(tree, tmp_path):
     (tree / "root.bmp").rename(tree / "root2.bmp")
     assert list_images([tree]).sha256 != before
     assert len(before) == 64
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "names"),
+    [
+        (("*.png",), (), ["b/2.png"]),
+        (("*.png", "*.PNG"), (), ["b/10.PNG", "b/2.png"]),
+        ((), ("b/*", "*.bmp"), ["a/deep/x.jpeg", "é ☃/ü.tiff"]),
+        (("**/deep/*",), (), ["a/deep/x.jpeg"]),
+        (("**",), ("**",), []),
+    ],
+)
+def test_include_and_exclude(tree, include, exclude, names):
+    selection = Selection(include, exclude)
+    if names:
+        assert list_images([tree], selection).names == names
+    else:
+        with pytest.raises(NoInputError):
+            list_images([tree], selection)
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_list_of_paths_keeps_them_as_names(tree, monkeypatch, null):
+    monkeypatch.chdir(tree)
+    paths = ["b/2.png", "./a/deep/x.jpeg", str(tree / "root.bmp"), "gone.png"]
+    text = "".join(path + ("\0" if null else "\n") for path in paths)
+    listed = read_list(io.BytesIO(text.encode()), null)
+    assert listed == paths
+    listing = list_images([], listed=listed)
+    absolute = str(tree / "root.bmp").lstrip("/")
+    assert listing.names == sorted(["a/deep/x.jpeg", "b/2.png", "gone.png", absolute])
+    assert {file.name: Path(file.path) for file in listing}[absolute] == tree / "root.bmp"
+    with pytest.raises(RefusedError, match="NUL"):
+        list_images([], listed=["a\0b"])
+
+
+def test_the_order_does_not_depend_on_how_it_was_asked_for(tree):
+    whole = list_images([tree])
+    listed = list_images([], listed=reversed([file.path for file in whole]))
+    assert [file.path for file in listed] == [file.path for file in whole]

@@ -182,7 +182,7 @@ def _umask():
 
 
 def test_a_missing_folder_is_said(gated, tmp_path):
-    with pytest.raises(OutputError, match=r"cannot write the model .*No such file or directory"):
+    with pytest.raises(OutputError, match=r"cannot write .*No such file or directory"):
         gated.save(tmp_path / "no" / "model.safetensors")
 
 
@@ -205,7 +205,7 @@ def test_overwriting_replaces_the_file(path, make, digits):
 
 
 def test_a_folder_in_the_place_of_the_file_is_said(gated, tmp_path):
-    with pytest.raises(OutputError, match="cannot write the model"):
+    with pytest.raises(OutputError, match="cannot write"):
         gated.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -32,7 +32,7 @@ def test_a_broken_image_has_no_row_and_no_neighbour_takes_its_name(folder: Path)
     (batch,) = image_source(folder).batches()
     assert batch.names == ["0/0.png", "0/4.png", "0/6.png", "1/1.png", "1/3.png", "1/5.png"]
     np.testing.assert_array_equal(batch.X[:, 0], [0, 40, 60, 10, 30, 50])
-    assert batch.obs["label"] == ["0", "0", "0", "1", "1", "1"]
+    assert batch.obs["label"].tolist() == ["0", "0", "0", "1", "1", "1"]
     assert [failure.path for failure in batch.failures] == ["0/2.png"]
     with pytest.raises(ImageError, match=r"0/2\.png"):
         list(image_source(folder, "fail").batches())
