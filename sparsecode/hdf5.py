@@ -144,8 +144,8 @@ def is_string(item: h5py.Dataset) -> bool:
     return info is not None and info.length is None
 
 
-def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
-    """Yield a 1-D dataset in order, a bounded piece at a time; text as object arrays of `str`.
+def blocks(item: h5py.Dataset, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Yield rows of a 1-D dataset, a bounded piece at a time; text as object arrays of `str`.
 
     Raises
     ------
@@ -156,8 +156,9 @@ def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
     text = is_string(item)
     step = _STRING_BLOCK if text else _BLOCK
     budget = item.file.id.get_filesize()
-    for start in range(0, item.shape[0], step):
-        block = item[start : start + step]
+    first, last, _ = slice(start, stop).indices(item.shape[0])
+    for at in range(first, last, step):
+        block = item[at : min(at + step, last)]
         if text:
             budget -= sum(map(len, block))
             if budget < 0:
@@ -166,35 +167,64 @@ def blocks(item: h5py.Dataset) -> Iterator[np.ndarray]:
         yield block
 
 
-def read_values(item: h5py.Dataset) -> np.ndarray:
-    """Read a whole 1-D dataset of numbers, booleans or text.
+def check_values(item: h5py.Dataset) -> None:
+    """Refuse what is not a 1-D dataset of numbers, booleans or text.
+
+    Raises
+    ------
+    ValueError
+        It has other dimensions, another type, or claims more than its storage can hold.
+    """
+    if item.ndim != 1:
+        raise ValueError(f"{item.name} has {item.ndim} dimensions; 1 is needed")
+    if item.dtype.kind not in "biuf" and not is_string(item):
+        raise ValueError(f"{item.name} has type {item.dtype}; numbers or text are needed")
+    check_size(item)
+
+
+def read_values(item: h5py.Dataset, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Read a 1-D dataset of numbers, booleans or text, or its rows `start` to `stop`.
 
     Raises
     ------
     ValueError
         It is not 1-D, or of another type.
     """
-    if item.ndim != 1:
-        raise ValueError(f"{item.name} has {item.ndim} dimensions; 1 is needed")
+    check_values(item)
     if is_string(item):
-        return np.concatenate([np.empty(0, dtype=object), *blocks(item)])
-    if item.dtype.kind not in "biuf":
-        raise ValueError(f"{item.name} has type {item.dtype}; numbers or text are needed")
-    check_size(item)
-    return item[:]
+        return np.concatenate([np.empty(0, dtype=object), *blocks(item, start, stop)])
+    return item[start:stop]
 
 
 def read_column(group: h5py.Group, name: str) -> np.ndarray:
     """Read a data frame's column: numbers, text, or AnnData's categories (missing ones are "")."""
-    if group.get(name, getclass=True) is not h5py.Group:
-        return read_values(dataset(group, name))
-    codes = read_values(dataset(group[name], "codes"))
-    categories = read_values(dataset(group[name], "categories")).astype(object)
-    if len(codes) and not -1 <= codes.min() <= codes.max() < len(categories):
-        raise ValueError(
-            f"{group.name}/{name} has codes outside of its {len(categories)} categories"
-        )
-    return np.append(categories, "")[codes]
+    values, categories = column_parts(group, name)
+    if categories is None:
+        return read_values(values)
+    return pick(read_values(values), read_categories(categories), values.name)
+
+
+def column_parts(group: h5py.Group, name: str) -> tuple[h5py.Dataset, h5py.Dataset | None]:
+    """Return a column's values, or the codes and the categories of a categorical one."""
+    is_inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    if not is_inside or group.get(name, getclass=True) is not h5py.Group:
+        return dataset(group, name), None
+    return dataset(group[name], "codes"), dataset(group[name], "categories")
+
+
+def read_categories(item: h5py.Dataset) -> np.ndarray:
+    """Read all categories, and behind them "" for the code -1, which is a missing value."""
+    return np.append(read_values(item).astype(object), "")
+
+
+def pick(codes: np.ndarray, categories: np.ndarray, name: str) -> np.ndarray:
+    """Return the categories that codes mean; ValueError where a code means none."""
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"{name} has type {codes.dtype}; integers are needed")
+    known = len(categories) - 1
+    if len(codes) and not -1 <= codes.min() <= codes.max() < known:
+        raise ValueError(f"{name} has codes outside of its {known} categories")
+    return categories[codes]
 
 
 class Column:
