@@ -150,24 +150,36 @@ class ArraySource:
 
     def batches(self) -> Iterator[RowBatch]:
         """All rows, in order."""
-        size = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // (4 * self.n_features)))
-        for start in range(0, self.array.shape[0], size):
-            stop = min(start + size, self.array.shape[0])
-            index = np.arange(start, stop)
-            if self.rows is not None:
-                index = self.rows[(self.rows >= start) & (self.rows < stop)]
+        n_rows, size = self.array.shape[0], self._slice_rows()
+        if self.rows is None:
+            for start in range(0, n_rows, size):
+                yield self._batch(start, min(start + size, n_rows))
+            return
+        starts = np.unique(self.rows // size) * size
+        for index in np.split(self.rows, np.searchsorted(self.rows, starts[1:])):
             if len(index):
-                yield self._batch(self.array.read(start, stop)[index - start], index)
+                yield self._batch(int(index[0]), int(index[-1]) + 1, index - index[0])
 
     def sample(self, n_rows: int, rng: np.random.Generator) -> "ArraySource":
         """At most ``n_rows`` rows, in order."""
-        return ArraySource(self.array, _choose(self.n_listed, n_rows, rng))
+        chosen = _choose(self.n_listed, n_rows, rng)
+        return ArraySource(self.array, chosen if self.rows is None else self.rows[chosen])
 
-    def _batch(self, X: Matrix, index: NDArray[np.intp]) -> RowBatch:
+    def _slice_rows(self) -> int:
+        """Count the rows to read at once: whole chunks of the file, where these are not huge."""
+        most = max(1, _BATCH_BYTES // (4 * self.n_features))
+        size, chunk = min(_MAX_BATCH_ROWS, most), self.array.chunk_rows
+        return size - size % chunk if chunk <= size else -(-chunk // -(-chunk // most))
+
+    def _batch(self, start: int, stop: int, picked: NDArray[np.intp] | None = None) -> RowBatch:
+        X, names = self.array.read(start, stop), self.array.names(start, stop)
         obs = {}
-        if self.array.labels is not None:
-            obs["label"] = [self.array.labels[i] for i in index]
-        return RowBatch(X, [self.array.names[i] for i in index], obs)
+        if self.array.has_labels:
+            obs["label"] = self.array.labels(start, stop)
+        if picked is None:
+            return RowBatch(X, names, obs)
+        obs = {column: [values[i] for i in picked] for column, values in obs.items()}
+        return RowBatch(X[picked], [names[i] for i in picked], obs)
 
 
 def open_array_source(inputs: Sequence[str | os.PathLike[str]]) -> ArraySource | None:

@@ -14,16 +14,16 @@ import sparsecode
 PACKAGE = Path(sparsecode.__file__).parent
 # A module imports from modules above it only; docs/architecture.md shows this list to people.
 ORDER = """
-_version errors outputs hdf5 inputs arrays images sources device loader distributions kl networks
-gate vae elbo coding refinement trainer progress history_log calibration defaults fitting
-persistence codes content codes_writer storage diagnostics labels companions probe probing report
-displays transformer model_view baseline_models encoding cli_options cli_reports cli __main__
-__init__
+_version errors outputs hdf5 inputs rows_hdf5 rows_parquet arrays images sources device loader
+distributions kl networks gate vae elbo coding refinement trainer progress history_log calibration
+defaults fitting persistence codes content codes_writer storage diagnostics labels companions probe
+probing report displays transformer model_view baseline_models encoding cli_options cli_reports cli
+__main__ __init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
-errors outputs hdf5 inputs arrays images sources progress history_log codes content codes_writer
-storage diagnostics labels companions probe probing report displays cli_options cli_reports
-cli
+errors outputs hdf5 inputs rows_hdf5 rows_parquet arrays images sources progress history_log codes
+content codes_writer storage diagnostics labels companions probe probing report displays
+cli_options cli_reports cli
 """.split()  # noqa: SIM905
 HEAVY = {"torch", "sklearn", "scipy", "h5py", "numpy", "safetensors", "PIL", "rich", "typer"}
 OPTIONAL = {"matplotlib", "pyarrow", "tensorboard"}
