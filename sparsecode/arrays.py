@@ -1,20 +1,21 @@
 """Arrays in files (embeddings, pixels), read a batch of rows at a time."""
 
 import hashlib
-import importlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
+from numpy.lib import format as npy
 from scipy import sparse
 from scipy.sparse import csr_array
 
-from sparsecode import hdf5
+from sparsecode import rows_hdf5, rows_parquet
 from sparsecode.errors import NoInputError, RefusedError, SparsecodeError
 
 
@@ -30,30 +31,34 @@ class _Rows(Protocol):
     def __getitem__(self, key: slice, /) -> Any: ...
 
 
+class _Texts(Protocol):
+    """One text per row, read in slices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: slice, /) -> list[str]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayInput:
-    """An array in a file, with what is known about its rows.
+    """An array in a file, with what is known about its rows; nothing of it is held in memory.
 
     Parameters
     ----------
     path : str
         Where it came from.
-    names : list of str
-        One per row: from AnnData's index, else ``row_0000000`` and so on.
-    labels : list of str or None
-        From AnnData's ``obs`` column ``label``.
     """
 
     path: str
-    names: list[str]
-    labels: list[str] | None
     _rows: _Rows = field(repr=False)
+    _names: _Texts | None = field(default=None, repr=False)
+    _labels: _Texts | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of rows and of features; further dimensions are flattened."""
         n_rows, *rest = self._rows.shape
-        return n_rows, int(np.prod(rest))
+        return n_rows, prod(rest)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -67,8 +72,18 @@ class ArrayInput:
         said = f"{self._rows.shape} {self._rows.dtype} {size}"
         return hashlib.sha256(said.encode("ascii")).hexdigest()
 
+    @property
+    def chunk_rows(self) -> int:
+        """Number of rows that the file keeps together, so that reading one reads all of them."""
+        return getattr(self._rows, "chunk_rows", 1)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the rows have labels in the file."""
+        return self._labels is not None
+
     def read(self, start: int, stop: int) -> np.ndarray | csr_array:
-        """Read rows `start` to `stop` (exclusive).
+        """Read rows `start` to `stop` (exclusive), of which there may be fewer at the end.
 
         Returns
         -------
@@ -84,6 +99,42 @@ class ArrayInput:
             rows = self._rows[start:stop]
             return rows if sparse.issparse(rows) else rows.reshape(len(rows), self.shape[1])
 
+    def names(self, start: int, stop: int) -> list[str]:
+        """Read the names of rows `start` to `stop` (exclusive), or make them.
+
+        Returns
+        -------
+        list of str
+            From AnnData's index or Parquet's column ``name``, else ``row_0000000`` and so on.
+
+        Raises
+        ------
+        RefusedError
+            The file is damaged, or changed since it was opened.
+        """
+        if self._names is None:
+            return [f"row_{i:07d}" for i in range(*slice(start, stop).indices(self.shape[0]))]
+        with _refusing(self.path):
+            return self._names[start:stop]
+
+    def labels(self, start: int, stop: int) -> list[str]:
+        """Read the labels of rows `start` to `stop` (exclusive), if it `has_labels`.
+
+        Returns
+        -------
+        list of str
+            From AnnData's ``obs`` column ``label`` or Parquet's column ``label``; "" is missing.
+
+        Raises
+        ------
+        RefusedError
+            There are none, or the file is damaged, or changed since it was opened.
+        """
+        with _refusing(self.path):
+            if self._labels is None:
+                raise ValueError("its rows have no labels")
+            return self._labels[start:stop]
+
 
 def is_array_path(path: str | os.PathLike[str]) -> bool:
     """Tell by its extension whether a file holds an array rather than an image."""
@@ -98,12 +149,13 @@ def open_array(path: str | os.PathLike[str]) -> ArrayInput:
     path : path-like
         ``.npy``; ``.npz`` with one array, one called ``X``, or a SciPy sparse matrix; ``.h5`` or
         ``.h5ad`` with ``X`` (dense, or AnnData's CSR) or a single dataset of 2 or more dimensions;
-        ``.parquet`` of numeric columns (needs ``sparsecode[parquet]``).
+        ``.parquet`` (needs ``sparsecode[parquet]``) of numeric columns, or of one column of lists;
+        its columns ``name`` and ``label`` are no features but say what a row is.
 
     Returns
     -------
     ArrayInput
-        Read lazily from ``.npy``, ``.h5`` and ``.h5ad``.
+        Rows are read when asked for; only those of an ``.npz`` are held in memory.
 
     Raises
     ------
@@ -116,15 +168,16 @@ def open_array(path: str | os.PathLike[str]) -> ArrayInput:
     if not is_array_path(text):
         raise RefusedError(f"{text!r} is not an array file; known are {' '.join(_OPENERS)}")
     with _refusing(text):
+        if not stat.S_ISREG(Path(text).stat().st_mode):
+            raise ValueError("it is not a regular file")
         rows, names, labels = _OPENERS[Path(text).suffix.lower()](text)
         _check(rows)
-        names = names or [f"row_{i:07d}" for i in range(rows.shape[0])]
-        if len(names) != rows.shape[0] or len(labels or names) != len(names):
+        if any(texts is not None and len(texts) != rows.shape[0] for texts in (names, labels)):
             raise ValueError("its obs does not have one entry per row")
-        return ArrayInput(text, names, labels, rows)
+        return ArrayInput(text, rows, names, labels)
 
 
-_Opened = tuple[_Rows, list[str] | None, list[str] | None]
+_Opened = tuple[_Rows, _Texts | None, _Texts | None]
 
 
 @contextmanager
@@ -149,8 +202,54 @@ def _check(rows: _Rows) -> None:
         raise ValueError(f"its shape is {rows.shape}; there is nothing to encode")
 
 
+@dataclass(frozen=True)
+class _NpyRows:
+    """Rows of an ``.npy`` file; a slice of them is read, for pages of a map count as memory."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+    offset: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.offset + prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, key: slice) -> np.ndarray:
+        start, stop, _ = key.indices(self.shape[0])
+        n_rows, width = max(stop - start, 0), prod(self.shape[1:])
+        if self.is_fortran:  # the map lives as long as this call
+            rows = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
+            return np.array(rows[start:stop], order="C")
+        at = self.offset + start * width * self.dtype.itemsize
+        with Path(self.path).open("rb") as file:
+            file.seek(at)
+            values = np.fromfile(file, self.dtype, n_rows * width)
+        if len(values) < n_rows * width:
+            raise ValueError("it became shorter while it was read")
+        return values.reshape(n_rows, *self.shape[1:])
+
+
 def _open_npy(path: str) -> _Opened:
-    return np.lib.format.open_memmap(path, mode="r"), None, None
+    with Path(path).open("rb") as file:
+        version = npy.read_magic(file)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"its .npy version {version} is none of {list(_NPY_HEADERS)}")
+        shape, is_fortran, dtype = _NPY_HEADERS[version](file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects; save it as numbers of one type")
+        rows = _NpyRows(path, shape, dtype, is_fortran, file.tell())
+        size = os.fstat(file.fileno()).st_size
+    if size < rows.n_bytes:
+        raise ValueError(
+            f"it has {size} bytes, but its array needs {rows.n_bytes}: it is cut short"
+        )
+    return rows, None, None
+
+
+# Version 3.0 is for names of fields that are not Latin; arrays of numbers have no fields.
+_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def _open_npz(path: str) -> _Opened:
@@ -170,109 +269,10 @@ def _sparse_npz(path: str) -> csr_array:
     return csr_array(matrix)
 
 
-def _open_parquet(path: str) -> _Opened:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise RefusedError(
-            f"{path!r} needs pyarrow; install it with: pip install 'sparsecode[parquet]'"
-        ) from error
-    table = parquet.read_table(path)
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    if bad := [name for name, values in columns.items() if values.dtype.kind not in "biuf"]:
-        raise ValueError(f"its columns {bad} are not numeric; leave them out")
-    if not columns:
-        raise ValueError("it has no columns")
-    return np.column_stack(list(columns.values())), None, None
-
-
-@dataclass(frozen=True)
-class _DenseHdf5:
-    """Rows of a dataset; the file is opened for each read, so this can cross processes."""
-
-    path: str
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def __getitem__(self, key: slice) -> np.ndarray:
-        with hdf5.open_read(self.path) as file:
-            return file[self.key][key]
-
-
-@dataclass(frozen=True, eq=False)
-class _SparseHdf5:
-    """Rows of AnnData's CSR; only the row starts stay in memory."""
-
-    path: str
-    shape: tuple[int, int]
-    dtype: np.dtype
-    indptr: np.ndarray = field(repr=False)
-
-    def __getitem__(self, key: slice) -> csr_array:
-        first, last, _ = key.indices(self.shape[0])
-        indptr = self.indptr[first : max(first, last) + 1]
-        with hdf5.open_read(self.path) as file:
-            indices, data = (
-                file["X"][name][indptr[0] : indptr[-1]] for name in ("indices", "data")
-            )
-        rows = csr_array((data, indices, indptr - indptr[0]), (len(indptr) - 1, self.shape[1]))
-        rows.check_format(full_check=True)
-        return rows
-
-
-def _open_hdf5(path: str) -> _Opened:
-    with hdf5.open_read(path) as file:
-        rows = _sparse_rows(path, file) if _is_group(file, "X") else _dense_rows(path, file)
-        if not _is_group(file, "obs"):
-            return rows, None, None
-        obs = file["obs"]
-        return rows, _texts(obs, obs.attrs.get("_index", "_index")), _texts(obs, "label")
-
-
-def _is_group(file: h5py.File, name: str) -> bool:
-    return file.get(name, getclass=True) is h5py.Group
-
-
-def _texts(obs: h5py.Group, name: str) -> list[str] | None:
-    return [str(value) for value in hdf5.read_column(obs, name)] if name in obs else None
-
-
-def _dense_rows(path: str, file: h5py.File) -> _DenseHdf5:
-    key = "X"
-    if key not in file:
-        found: list[str] = []
-        file.visititems(
-            lambda name, item: (
-                found.append(name) if isinstance(item, h5py.Dataset) and item.ndim >= 2 else None
-            )
-        )
-        if len(found) != 1:
-            raise ValueError(f'it has no "X", and {found or "no"} datasets of 2 or more dimensions')
-        key = found[0]
-    group, _, name = key.rpartition("/")
-    item = hdf5.dataset(file[f"/{group}"], name)
-    return _DenseHdf5(path, key, item.shape, item.dtype)
-
-
-def _sparse_rows(path: str, file: h5py.File) -> _SparseHdf5:
-    group = file["X"]
-    kind = group.attrs.get("encoding-type")
-    if kind != "csr_matrix":
-        raise ValueError(f"its X is a {kind}; save it as a CSR matrix or a dense array")
-    n_rows, n_columns = (int(size) for size in group.attrs["shape"])
-    indptr, indices, data = (hdf5.dataset(group, name) for name in ("indptr", "indices", "data"))
-    starts = hdf5.read_values(indptr)
-    rises = len(starts) == n_rows + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
-    if not rises or not starts[-1] == len(indices) == len(data):
-        raise ValueError("its X/indptr does not fit its shape, indices and data")
-    return _SparseHdf5(path, (n_rows, n_columns), data.dtype, starts)
-
-
 _OPENERS = {
     ".npy": _open_npy,
     ".npz": _open_npz,
-    ".h5": _open_hdf5,
-    ".h5ad": _open_hdf5,
-    ".parquet": _open_parquet,
+    ".h5": rows_hdf5.open_rows,
+    ".h5ad": rows_hdf5.open_rows,
+    ".parquet": rows_parquet.open_rows,
 }

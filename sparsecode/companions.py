@@ -1,7 +1,7 @@
 """What belongs to a file of codes: the inputs that it was made from, by name, and its model."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -49,22 +49,15 @@ class Originals:
             if len(inputs) > 1:
                 raise RefusedError("give one array file as input, or images, but not both")
             array = open_array(inputs[0])
-            self._read, names = self._array_reader(array), array.names
+            self._read, names = self._array_reader(array), _names(array)
             self.picture_shape = _picture_shape(array.row_shape, array.shape[1])
         else:
             listing = list_images(inputs)
             paths = [file.path for file in listing]
             options = _image_options(codes, paths)
-            self._read, names = self._image_reader(paths, options), listing.names
+            self._read, names = self._image_reader(paths, options), iter(listing.names)
             self.picture_shape = (options.height, options.width, options.channels)
-        place = {name: i for i, name in enumerate(names)}
-        missing = [name for name in codes.names if name not in place]
-        if missing:
-            raise RefusedError(
-                f"the inputs lack {len(missing):,} of {len(codes):,} rows of the codes, such as "
-                f"{missing[0]!r}; give the same inputs as to encode"
-            )
-        self._place = np.array([place[name] for name in codes.names], dtype=np.int64)
+        self._place = _places(names, codes)
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[Any]:
         """Read rows of the codes' inputs.
@@ -94,11 +87,11 @@ class Originals:
         def read(places: NDArray[np.int64]) -> NDArray[Any]:
             order = np.argsort(places, kind="stable")
             parts, ordered = [], places[order]
-            for start in range(0, array.shape[0], _BLOCK):
-                inside = ordered[(ordered >= start) & (ordered < start + _BLOCK)]
+            starts = np.unique(ordered // _BLOCK) * _BLOCK
+            for inside in np.split(ordered, np.searchsorted(ordered, starts[1:])):
                 if len(inside):
-                    rows: Any = array.read(start, start + _BLOCK)
-                    rows = rows[inside - start]
+                    rows: Any = array.read(int(inside[0]), int(inside[-1]) + 1)
+                    rows = rows[inside - inside[0]]
                     parts.append(rows.toarray() if sparse.issparse(rows) else rows)
             X = np.concatenate(parts) if parts else np.empty((0, array.shape[1]), np.float32)
             return X[np.argsort(order, kind="stable")]
@@ -126,6 +119,26 @@ def picture_shape_of(transformer: Any) -> PictureShape | None:
         return images["height"], images["width"], images["channels"]
     n_features = transformer.n_features_in_
     return _picture_shape(tuple(transformer.image_shape or (n_features,)), n_features)
+
+
+def _names(array: ArrayInput) -> Iterable[str]:
+    for start in range(0, array.shape[0], _BLOCK):
+        yield from array.names(start, start + _BLOCK)
+
+
+def _places(names: Iterable[str], codes: SparseCodes) -> NDArray[np.int64]:
+    """Find the codes' names among those of the inputs, which may be many more."""
+    place = dict.fromkeys(codes.names, -1)
+    for i, name in enumerate(names):
+        if name in place:
+            place[name] = i
+    missing = [name for name in codes.names if place[name] < 0]
+    if missing:
+        raise RefusedError(
+            f"the inputs lack {len(missing):,} of {len(codes):,} rows of the codes, such as "
+            f"{missing[0]!r}; give the same inputs as to encode"
+        )
+    return np.array([place[name] for name in codes.names], dtype=np.int64)
 
 
 def _image_options(codes: SparseCodes, paths: list[str]) -> ImageOptions:

@@ -213,10 +213,9 @@ def read_column(
 
 def column_parts(group: h5py.Group, name: str) -> tuple[h5py.Dataset, h5py.Dataset | None]:
     """Return a column's values, or the codes and the categories of a categorical one."""
-    if group.get(name, getclass=True) is not h5py.Group:
+    is_inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    if not is_inside or group.get(name, getclass=True) is not h5py.Group:
         return dataset(group, name), None
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{group.name}/{name} is a link; a column in the file is needed")
     return dataset(group[name], "codes"), dataset(group[name], "categories")
 
 

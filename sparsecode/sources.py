@@ -178,29 +178,41 @@ class ArraySource:
 
     def batches(self, ranges: Iterable[range] | None = None) -> Iterator[RowBatch]:
         """All rows, or those in ranges, in order."""
-        size = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // (4 * self.n_features)))
-        for span in _spans(ranges or [range(self.n_listed)], size):
-            yield self._batch(span)
+        size = self._slice_rows()
+        if self.rows is None:
+            for span in _spans(ranges or [range(self.n_listed)], size):
+                yield self._batch(span.start, span.stop, span.stop)
+            return
+        starts, done = np.unique(self.rows // size) * size, 0
+        for index in np.split(self.rows, np.searchsorted(self.rows, starts[1:])):
+            if len(index):
+                done += len(index)
+                yield self._batch(int(index[0]), int(index[-1]) + 1, done, index - index[0])
 
     def sample(self, n_rows: int, rng: np.random.Generator) -> "ArraySource":
         """At most ``n_rows`` rows, in order."""
-        return ArraySource(self.array, _choose(self.n_listed, n_rows, rng))
+        chosen = _choose(self.n_listed, n_rows, rng)
+        return ArraySource(self.array, chosen if self.rows is None else self.rows[chosen])
 
-    def _batch(self, span: range) -> RowBatch:
+    def _slice_rows(self) -> int:
+        """Count the rows to read at once: whole chunks of the file, where these are not huge."""
+        most = max(1, _BATCH_BYTES // (4 * self.n_features))
+        size, chunk = min(_MAX_BATCH_ROWS, most), self.array.chunk_rows
+        return size - size % chunk if chunk <= size else -(-chunk // -(-chunk // most))
+
+    def _batch(
+        self, first: int, last: int, stop: int, picked: NDArray[np.intp] | None = None
+    ) -> RowBatch:
         begin = time.perf_counter()
-        index = (
-            np.arange(span.start, span.stop)
-            if self.rows is None
-            else self.rows[span.start : span.stop]
-        )
-        start, stop = int(index[0]), int(index[-1]) + 1
-        X: Any = self.array.read(start, stop)[index - start]
+        X, names = self.array.read(first, last), self.array.names(first, last)
         obs = {}
-        if self.array.labels is not None:
-            obs["label"] = np.array([self.array.labels[i] for i in index], dtype=object)
-        names = [self.array.names[i] for i in index]
+        if self.array.has_labels:
+            obs["label"] = np.array(self.array.labels(first, last), dtype=object)
+        if picked is not None:
+            obs = {column: values[picked] for column, values in obs.items()}
+            X, names = X[picked], [names[i] for i in picked]
         self.decode_seconds += time.perf_counter() - begin
-        return RowBatch(X, names, obs, span.stop)
+        return RowBatch(X, names, obs, stop)
 
 
 def open_array_source(inputs: Sequence[str | os.PathLike[str]]) -> ArraySource | None:
