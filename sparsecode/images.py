@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -39,6 +40,11 @@ _TRANSPOSITIONS = {
 }
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LARGEST_DEFAULT_SIDE = 64
+
+_MAX_SCANS = 100
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# All but those without a length: restarts, TEM, and bytes of the data that are FF.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,9 @@ def read_image(path: str | os.PathLike[str], options: ImageOptions) -> DecodedIm
         side = 2 * max(options.height, options.width)
         drafted = image.draft(None, (side, side))
         _scale_transparent_value(image)
+        if image.format == "PNG":
+            # Pillow decodes it to look for EXIF behind the pixels; a failure would count as none.
+            image.load()
         turn = _turn(image, options.exif)
         image.load()
         size = (options.width, options.height)
@@ -301,6 +310,8 @@ def _opened(
                 Image.open(source, formats=["PNG"]).verify()
             with Image.open(source, formats=FORMATS) as image:
                 _check_header(image, max_pixels)
+                if whole and image.format in ("JPEG", "MPO"):
+                    _check_scans(image, content)
                 yield image
     except ImageError:
         raise
@@ -368,6 +379,26 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
         )
 
 
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    """Refuse a JPEG that decodes for hours: each of its scans, often tiny, goes over all pixels.
+
+    A progressive JPEG has some 10 scans. What follows the image, a video perhaps, does not count.
+    """
+    n_scans, position = 0, 2
+    while found := _JPEG_MARKER.search(content, position):
+        end = found.end()
+        position = end + int.from_bytes(content[end : end + 2], "big")
+        if found[0] == _END_OF_IMAGE:
+            return
+        if found[0] == _START_OF_SCAN:
+            all_at_once = content[end + 2 : end + 3] == bytes([getattr(image, "layers", 0)])
+            if all_at_once and "progressive" not in image.info:  # nothing after it is looked at
+                return
+            n_scans += 1
+        if n_scans > _MAX_SCANS:
+            raise ImageError(f"it has more than {_MAX_SCANS} scans; save it again")
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; unreadable EXIF counts as none."""
     try:
@@ -398,6 +429,8 @@ def _to_8_bit_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
         paper = (options.background,) * 3 + (255,)
         below = Image.new("RGBA", image.size, paper)
         image = Image.alpha_composite(below, image.convert("RGBA"))
+    if image.mode == "LAB":  # which Pillow does not make grey
+        image = image.convert("RGB")
     return image.convert("L" if options.channels == 1 else "RGB")
 
 
