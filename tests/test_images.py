@@ -416,7 +416,7 @@ def test_lab_is_made_grey_too(save):
 
 
 @needs_benchmarks
-def test_2000_files_in_small():
+def test_no_wrong_row_no_crash_no_hang():
     """All kinds of files, whole, hostile and some damaged: no wrong row, no crash, no hang."""
     from benchmarks.reliability.corrupt import MAX_PIXELS, damaged, undamaged
     from benchmarks.reliability.decoding import check
