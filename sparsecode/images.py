@@ -1,7 +1,9 @@
 """One image file in, uint8 pixels (h, w, c) out, or a reason why not. Only here is Pillow used."""
 
+import errno
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -9,8 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -18,6 +19,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from sparsecode.errors import ImageError, NoInputError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+MAX_BYTES = 512 * 2**20
+"""Larger files are refused, for each is read into memory as a whole."""
+
+# Neither wait for the other end of a FIFO nor take over a terminal; not all exist everywhere.
+_OPEN_FLAGS = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
+    _OPEN_FLAGS |= getattr(os, _flag, 0)
+_NOT_REGULAR = "it is not a regular file"
 
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG = 0x0112, 0x0102, 0x0106
 _TRANSPOSITIONS = {
@@ -31,6 +40,11 @@ _TRANSPOSITIONS = {
 }
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LARGEST_DEFAULT_SIDE = 64
+
+_MAX_SCANS = 100
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# All but those without a length: restarts, TEM, and bytes of the data that are FF.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True)
@@ -160,13 +174,16 @@ def read_image(path: str | os.PathLike[str], options: ImageOptions) -> DecodedIm
     ImageError
         For whatever is wrong; the message is the reason, one line without the path.
     """
-    with _opened(path, options.max_pixels, verify=True) as image:
+    with _opened(path, options.max_pixels, whole=True) as image:
         width, height = image.size
         # A JPEG decodes to 1/2, 1/4 or 1/8 of its size at a fraction of the cost; twice what is
         # needed leaves the resize enough to average over.
         side = 2 * max(options.height, options.width)
         drafted = image.draft(None, (side, side))
         _scale_transparent_value(image)
+        if image.format == "PNG":
+            # Pillow decodes it to look for EXIF behind the pixels; a failure would count as none.
+            image.load()
         turn = _turn(image, options.exif)
         image.load()
         size = (options.width, options.height)
@@ -283,24 +300,24 @@ def _turned_size(image: Image.Image, exif: bool) -> tuple[int, int]:
 
 @contextmanager
 def _opened(
-    path: str | os.PathLike[str], max_pixels: int, verify: bool = False
+    path: str | os.PathLike[str], max_pixels: int, whole: bool = False
 ) -> Iterator[Image.Image]:
     """Open a file as an image; every failure in here or in the caller's block is an `ImageError`.
 
-    A decoder of hostile bytes raises anything, so nothing narrower than Exception will do.
+    A decoder of hostile bytes raises anything, so nothing narrower than Exception will do. With
+    ``whole``, for decoding, the file is read once, so that what was verified is what is decoded.
     """
     try:
-        status = Path(path).stat()  # before opening: a FIFO would block for ever
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("it is not a regular file")
-        if status.st_size == 0:
-            raise ImageError("the file is empty")
-        with _QUIET, Path(path).open("rb") as file:
-            if verify and file.read(8) == b"\x89PNG\r\n\x1a\n":
-                Image.open(file, formats=["PNG"]).verify()  # decoding does not compare checksums
-            file.seek(0)
-            with Image.open(file, formats=FORMATS) as image:
+        with _QUIET, _regular_file(path) as file:
+            content = _content(file) if whole else b""
+            source: BinaryIO = io.BytesIO(content) if whole else file
+            if content.startswith(b"\x89PNG\r\n\x1a\n"):
+                # Decoding does not compare checksums.
+                Image.open(source, formats=["PNG"]).verify()
+            with Image.open(source, formats=FORMATS) as image:
                 _check_header(image, max_pixels)
+                if whole and image.format in ("JPEG", "MPO"):
+                    _check_scans(image, content)
                 yield image
     except ImageError:
         raise
@@ -309,6 +326,46 @@ def _opened(
         raise ImageError(f"it is not an image in a known format ({known}), or damaged") from error
     except Exception as error:
         raise ImageError(_reason(error)) from error
+
+
+@contextmanager
+def _regular_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file of 1 to `MAX_BYTES` bytes; looked up once, so that nothing can take its place."""
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise ImageError(_NOT_REGULAR) from error
+        raise
+    try:
+        _check_file(os.fstat(descriptor))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(_NOT_REGULAR)
+    if status.st_size == 0:
+        raise ImageError("the file is empty")
+    if status.st_size > MAX_BYTES:
+        raise ImageError(
+            f"the file has {status.st_size} bytes; {MAX_BYTES} are allowed; "
+            "shrink, crop or compress the image"
+        )
+
+
+def _content(file: BinaryIO) -> bytes:
+    """Read a file that nobody writes to meanwhile: half of an old and of a new image is neither."""
+    before = os.fstat(file.fileno())
+    content = file.read(before.st_size + 1)
+    after = os.fstat(file.fileno())
+    unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    if len(content) != before.st_size or not unchanged:
+        raise ImageError("the file changed while it was read; try again")
+    return content
 
 
 def _reason(error: Exception) -> str:
@@ -326,6 +383,26 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
             f"its pixels are {'floats' if image.mode == 'F' else '32-bit integers'}, which have "
             "no fixed white; convert it to 8 or 16 bits"
         )
+
+
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    """Refuse a JPEG that decodes for hours: each of its scans, often tiny, goes over all pixels.
+
+    A progressive JPEG has some 10 scans. What follows the image, a video perhaps, does not count.
+    """
+    n_scans, position = 0, 2
+    while found := _JPEG_MARKER.search(content, position):
+        end = found.end()
+        position = end + int.from_bytes(content[end : end + 2], "big")
+        if found[0] == _END_OF_IMAGE:
+            return
+        if found[0] == _START_OF_SCAN:
+            all_at_once = content[end + 2 : end + 3] == bytes([getattr(image, "layers", 0)])
+            if all_at_once and "progressive" not in image.info:  # nothing after it is looked at
+                return
+            n_scans += 1
+        if n_scans > _MAX_SCANS:
+            raise ImageError(f"it has more than {_MAX_SCANS} scans; save it again")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -358,6 +435,8 @@ def _to_8_bit_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
         paper = (options.background,) * 3 + (255,)
         below = Image.new("RGBA", image.size, paper)
         image = Image.alpha_composite(below, image.convert("RGBA"))
+    if image.mode == "LAB":  # which Pillow does not make grey
+        image = image.convert("RGB")
     return image.convert("L" if options.channels == 1 else "RGB")
 
 

@@ -1,6 +1,6 @@
-import io
 import os
 import random
+import socket
 import struct
 import threading
 import warnings
@@ -9,29 +9,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_corpus import (
+    COLUMNS,
+    ENCODINGS,
+    GREY,
+    N_CUTS,
+    ODD_NAMES,
+    RGB,
+    ROWS,
+    Sample,
+    bomb,
+    cut,
+    encoded,
+    flipped,
+    picture,
+    png,
+    scan_bomb,
+)
 from PIL import Image
 
+from sparsecode import images
 from sparsecode.errors import ImageError, NoInputError
 from sparsecode.images import FORMATS, ImageOptions, read_image, survey
 from sparsecode.inputs import IMAGE_EXTENSIONS
 
-ROWS, COLUMNS = np.mgrid[:12, :16]
-RGB = np.stack([COLUMNS * 16, ROWS * 20, (ROWS * COLUMNS) % 256], axis=-1).astype(np.uint8)
-GREY = (COLUMNS * 16 + ROWS).astype(np.uint8)
 SAME_SIZE = ImageOptions(12, 16, 3)
 SAME_SIZE_GREY = ImageOptions(12, 16, 1)
-ENCODINGS = [
-    ("PNG", {}),
-    ("JPEG", {}),
-    ("JPEG", {"progressive": True}),
-    ("TIFF", {}),
-    ("TIFF", {"compression": "tiff_lzw"}),
-    ("BMP", {}),
-    ("GIF", {}),
-    ("WEBP", {}),
-    ("WEBP", {"lossless": True}),
-    ("PPM", {}),
-]
+needs_benchmarks = pytest.mark.skipif(
+    not (Path(__file__).parents[1] / "benchmarks" / "reliability").exists(),
+    reason="the benchmarks are not beside the tests",
+)
 
 
 @pytest.fixture
@@ -45,19 +52,6 @@ def save(tmp_path):
         return path
 
     return save
-
-
-def png(depth, colour, row, transparent=None):
-    """A PNG of 1 x 1 pixel, made by hand for the depths that Pillow does not write."""
-
-    def chunk(kind, data):
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = struct.pack(">IIBBBBB", 1, 1, depth, colour, 0, 0, 0)
-    middle = chunk(b"tRNS", transparent) if transparent else b""
-    data = chunk(b"IDAT", zlib.compress(b"\0" + row))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + data + chunk(b"IEND", b"")
 
 
 def outcome_of(path):
@@ -115,7 +109,7 @@ def test_16_bits_are_scaled_and_rounded(save, kind):
 
 
 def test_16_bit_colour_keeps_the_high_byte(tmp_path):
-    (tmp_path / "x.png").write_bytes(png(16, 2, b"\x10\x01\x80\x02\xff\xff"))
+    (tmp_path / "x.png").write_bytes(png((1, 1), 16, 2, [b"\x10\x01\x80\x02\xff\xff"]))
     pixels = read_image(tmp_path / "x.png", ImageOptions(1, 1, 3)).pixels
     assert pixels.ravel().tolist() == [16, 128, 255]
 
@@ -136,7 +130,7 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path):
     ],
 )
 def test_transparent_pixels_show_the_background(tmp_path, depth, colour, row, transparent):
-    (tmp_path / "x.png").write_bytes(png(depth, colour, row, transparent))
+    (tmp_path / "x.png").write_bytes(png((1, 1), depth, colour, [row], transparent))
     for background in (255, 17):
         options = ImageOptions(1, 1, 1, background=background)
         assert read_image(tmp_path / "x.png", options).pixels.item() == background
@@ -254,28 +248,25 @@ def test_large_jpegs_decode_small_without_a_shift(save, orientation):
 
 
 @pytest.mark.parametrize(("kind", "options"), ENCODINGS)
-def test_no_truncated_file_gives_wrong_pixels(save, tmp_path, kind, options):
+def test_no_truncated_file_gives_wrong_pixels(save, kind, options):
     path = save(RGB, kind, **options)
-    whole, pixels = path.read_bytes(), read_image(path, SAME_SIZE).pixels
-    for percent in range(100):
-        length = len(whole) * percent // 100
-        path.write_bytes(whole[:length])
+    whole, pixels = Sample("", path.read_bytes(), "decoded"), read_image(path, SAME_SIZE).pixels
+    for percent in range(N_CUTS):
+        content = cut(whole, percent).content
+        path.write_bytes(content)
         outcome = outcome_of(path)
         if not isinstance(outcome, str):
             np.testing.assert_array_equal(outcome, pixels)
             # Only (part of) the mark behind the last pixel may be missing unnoticed.
-            assert len(whole) - length <= 4
+            assert len(whole.content) - len(content) <= 4
 
 
 @pytest.mark.parametrize(("kind", "options"), ENCODINGS)
 def test_damage_never_escapes_as_another_error(save, kind, options):
     path = save(RGB, kind, **options)
-    whole, rng = path.read_bytes(), random.Random(0)
-    for _ in range(60):
-        damaged = bytearray(whole)
-        for _ in range(rng.choice([1, 5, 50])):
-            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
-        path.write_bytes(damaged)
+    whole = Sample("", path.read_bytes(), "decoded")
+    for seed in range(60):
+        path.write_bytes(flipped(whole, seed).content)
         outcome = outcome_of(path)
         assert isinstance(outcome, str) or outcome.shape == (12, 16, 3)
 
@@ -315,22 +306,143 @@ def test_reasons(tmp_path, save):
 
 @pytest.mark.timeout(20)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
-def test_fifo_and_device_do_not_hang(tmp_path):
-    os.mkfifo(tmp_path / "x.jpg")
-    for path in (tmp_path / "x.jpg", "/dev/zero"):
-        with pytest.raises(ImageError, match="not a regular file"):
-            read_image(path, SAME_SIZE)
+def test_what_is_not_a_file_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's address may not be longer than some 100 bytes
+    os.mkfifo("x.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        for path in ("x.jpg", "socket", "/dev/zero", "."):
+            with pytest.raises(ImageError, match="not a regular file"):
+                read_image(path, SAME_SIZE)
 
 
-def test_bombs_are_refused_before_decoding(save):
-    path = save(Image.new("1", (9000, 9000)))
+def test_files_of_too_many_bytes_are_refused_unread(tmp_path):
+    path = tmp_path / "x.bmp"
+    path.write_bytes(encoded(Image.fromarray(RGB), "BMP"))
+    os.truncate(path, images.MAX_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(ImageError, match=r"has 536870913 bytes; 536870912 are allowed; shrink"):
+        read_image(path, SAME_SIZE)
+    with pytest.raises(NoInputError, match="536870912 are allowed"):
+        survey([path])
+
+
+def grow(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def overwrite(path):
+    with path.open("r+b") as file:
+        file.write(path.read_bytes())
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 50), grow, overwrite])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM"])
+def test_a_file_that_changes_meanwhile_gives_no_row(save, monkeypatch, kind, change):
+    path = save(RGB, kind)
+    at_each_look(monkeypatch, {2: lambda: change(path)})
+    with pytest.raises(ImageError, match="changed while it was read"):
+        read_image(path, SAME_SIZE)
+
+
+def test_a_file_that_is_replaced_or_removed_meanwhile_is_the_one_that_was_opened(save, monkeypatch):
+    path, other = save(RGB), save(255 - RGB, name="other")
+    at_each_look(monkeypatch, {1: lambda: other.replace(path), 2: path.unlink})
+    np.testing.assert_array_equal(read_image(path, SAME_SIZE).pixels, RGB)
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(path, SAME_SIZE)
+
+
+def at_each_look(monkeypatch, changes):
+    """Make changes right after the n-th time that a file's size is asked for."""
+    real, looks = os.fstat, []
+
+    def fstat(descriptor):
+        status = real(descriptor)
+        looks.append(descriptor)
+        changes.get(len(looks), lambda: None)()
+        return status
+
+    monkeypatch.setattr(images.os, "fstat", fstat)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are not listed here")
+def test_no_file_stays_open(save, tmp_path):
+    (tmp_path / "text").write_text("text")
+    paths = [save(RGB), tmp_path / "text", tmp_path, tmp_path / "missing"]
+    before = sorted(Path("/proc/self/fd").iterdir())
+    for path in paths:
+        outcome_of(path)
+        survey([paths[0], path])
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_bombs_are_refused_before_decoding(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb())
     assert path.stat().st_size < 20_000
     with pytest.raises(ImageError, match=r"9000 x 9000 pixels; 1000000 are allowed"):
         read_image(path, ImageOptions(4, 4, 1, max_pixels=1_000_000))
-    bomb = png(8, 2, b"")[:16] + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    path.write_bytes(bomb + struct.pack(">I", zlib.crc32(bomb[12:])) + png(8, 2, b"")[33:])
+    path.write_bytes(png((60_000, 60_000), 8, 2, [b""]))
     with pytest.raises(ImageError, match="pixels"):
         read_image(path, SAME_SIZE)
+
+
+def test_a_broken_stream_under_good_checksums_is_refused(tmp_path):
+    # Pillow decodes a PNG to look for EXIF behind its pixels; that must not hide the failure.
+    stream = bytearray(zlib.compress(b"".join(b"\0" + row.tobytes() for row in RGB)))
+    whole = png((16, 12), 8, 2, [row.tobytes() for row in RGB])
+    stream[len(stream) // 2] ^= 0xFF
+    checksum = struct.pack(">I", zlib.crc32(b"IDAT" + stream))
+    data = struct.pack(">I", len(stream)) + b"IDAT" + stream + checksum
+    (tmp_path / "x.png").write_bytes(whole[:33] + data + whole[-12:])
+    with pytest.raises(ImageError, match="broken data stream"):
+        read_image(tmp_path / "x.png", SAME_SIZE)
+
+
+@pytest.mark.timeout(30)
+def test_a_jpeg_of_endless_scans_is_refused(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(scan_bomb(4000, 20_000))
+    with pytest.raises(ImageError, match="more than 100 scans"):
+        read_image(tmp_path / "x.jpg", SAME_SIZE)
+
+
+def test_lab_is_made_grey_too(save):
+    path = save(picture("RGB").convert("LAB"), "TIFF")
+    colour = Image.fromarray(read_image(path, SAME_SIZE).pixels)
+    pixels = read_image(path, SAME_SIZE_GREY).pixels[..., 0]
+    np.testing.assert_array_equal(pixels, np.asarray(colour.convert("L")))
+
+
+@needs_benchmarks
+def test_no_wrong_row_no_crash_no_hang():
+    """All kinds of files, whole, hostile and some damaged: no wrong row, no crash, no hang."""
+    from benchmarks.reliability.corrupt import MAX_PIXELS, damaged, undamaged
+    from benchmarks.reliability.decoding import check
+
+    for cases, least in ((undamaged(), 200), (damaged(400), 400)):
+        tally = check(cases, max_pixels=MAX_PIXELS)
+        assert tally.failures == []
+        assert set(tally.outcomes) == {"decoded", "refused"}
+        assert tally.outcomes.total() >= least
+
+
+@needs_benchmarks
+def test_pillows_own_test_images(request):
+    """Needs the network, once: the source distribution is kept in pytest's cache."""
+    from benchmarks.reliability import pillow_source
+    from benchmarks.reliability.corrupt import MAX_PIXELS
+    from benchmarks.reliability.decoding import check
+
+    try:
+        folder = request.config.cache.mkdir("pillow-source")
+        archive = pillow_source.fetch(folder, seconds=20)
+    except pillow_source.UnavailableError as error:
+        pytest.skip(f"Pillow's source distribution cannot be downloaded: {error}")
+    tally = check(pillow_source.cases(archive, largest=40_000), max_pixels=MAX_PIXELS)
+    assert tally.failures == []
+    assert tally.outcomes.total() > 500
 
 
 def test_warnings_stay_inside_even_with_threads(save):
@@ -438,17 +550,18 @@ def test_survey_of_nothing_readable_gives_reasons(tmp_path):
     assert str(caught.value).count("the file is empty") == 3
 
 
-def test_survey_does_not_decode(save):
+def test_survey_neither_reads_nor_decodes_a_whole_file(save, monkeypatch):
     path = save(RGB, "JPEG")
     path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setattr(images, "_content", pytest.fail)
     assert survey([path]).n_unreadable == 0
+    monkeypatch.undo()
     with pytest.raises(ImageError):
         read_image(path, SAME_SIZE)
 
 
-def test_paths_of_bytes_that_are_not_utf8(tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(RGB).save(buffer, "PNG")
-    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
-    Path(path).write_bytes(buffer.getvalue())
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_paths_with_odd_names(tmp_path, name):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    Path(path).write_bytes(encoded(Image.fromarray(RGB), "PNG"))
     np.testing.assert_array_equal(read_image(path, SAME_SIZE).pixels, RGB)

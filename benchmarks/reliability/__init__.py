@@ -1,0 +1,1 @@
+"""What happens when inputs are broken, and how often: counts, not seconds."""
