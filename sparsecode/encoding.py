@@ -178,13 +178,18 @@ class _Encoder:
     def finish(self) -> None:
         """Merge the parts, and put the model and the codes in place."""
         job, parts = self.job, self.job.parts
-        if not self.state.done:
+        if not self.state.done and job.shard == (1, 1):  # a shard may be empty
             remove_parts(job.output)
             raise NoInputError(f"none of the {job.n_listed:,} inputs could be read")
         merged = parts.folder / "merged.h5"
         paths = [parts.path(i) for i in range(len(job.plan.ranges))]
         concatenate(
-            paths, merged, self._metadata(), overwrite=True, compression=job.plan.compression
+            paths,
+            merged,
+            self._metadata(),
+            n_latents=self.transformer.model_.spec.n_latents,
+            overwrite=True,
+            compression=job.plan.compression,
         )
         if job.trains:
             files.write_whole(job.model, parts.model.read_bytes())
@@ -199,7 +204,11 @@ class _Encoder:
         """Return what the finished file does not say, and remove the parts."""
         parts = self.job.parts
         done = (parts.done(i) for i in range(len(self.job.plan.ranges)))
-        figures = reduce(add, [PartFigures.from_dict(part.figures) for part in done if part])
+        figures = reduce(
+            add,
+            (PartFigures.from_dict(part.figures) for part in done if part),
+            PartFigures.empty(self.source.n_features),
+        )
         remove_parts(self.job.output)
         return {
             "explained_variance": figures.explained_variance,

@@ -93,14 +93,14 @@ def summarise(output: Path, is_images: bool, **known: Any) -> EncodeSummary:
         )
     found = describe_codes(output)
     failures = [Failure(path, reason) for path, reason in read_failures(output)]
-    mean = float(l0 / n_rows)
+    mean = float(l0 / max(1, n_rows))
     return EncodeSummary(
         listed=n_rows + len(failures),
         encoded=n_rows,
         failed=len(failures),
         n_latents=found["n_latents"],
         l0_mean=mean,
-        l0_sd=float(max(0.0, l0_squares / n_rows - mean**2) ** 0.5),
+        l0_sd=float(max(0.0, l0_squares / max(1, n_rows) - mean**2) ** 0.5),
         zeros_asked=float(found["config"]["p"]),
         zeros_got=1 - mean / found["n_latents"],
         dead_latents=found["n_dead"],

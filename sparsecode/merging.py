@@ -32,6 +32,7 @@ def concatenate(
     output: Path,
     metadata: Mapping[str, Any],
     *,
+    n_latents: int,
     overwrite: bool = False,
     compression: str = "gzip",
 ) -> None:
@@ -44,6 +45,7 @@ def concatenate(
     output : Path
     metadata : mapping
         Of the new file; the failed inputs are those of all the files.
+    n_latents : int
     overwrite, compression
         See `CodesWriter`.
 
@@ -53,13 +55,12 @@ def concatenate(
         The disk is full, or will be; checked before anything is written.
     """
     check_space(output.absolute().parent, _SPARE_BYTES + sum(path.stat().st_size for path in paths))
-    n_latents = describe_codes(paths[0])["n_latents"]
     failed: list[tuple[str, str]] = []
     with CodesWriter(
         output, n_latents=n_latents, overwrite=overwrite, compression=compression
     ) as writer:
         for path in paths:
-            for codes in iterate_codes(path):
+            for codes in filter(len, iterate_codes(path)):
                 writer.append(codes.matrix, codes.names, codes.obs)
             failed += read_failures(path)
         writer.finish(
@@ -123,7 +124,16 @@ def merge_files(
                 raise CodesFormatError(f"{path} is damaged: {problems[0]}; make that shard again")
         if report:
             report(f"merging {len(ordered)} shards")
-        concatenate(ordered, output, metadata, overwrite=overwrite, compression=compression)
+        if not any(described["n_samples"] for _, described in found):
+            raise NoInputError(f"none of the shards of {output} has a row")
+        concatenate(
+            ordered,
+            output,
+            metadata,
+            n_latents=found[0][1]["n_latents"],
+            overwrite=overwrite,
+            compression=compression,
+        )
     return describe_codes(output)
 
 
