@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import sparsecode
 from sparsecode.probe import probe, read_labels
-from sparsecode.probe.linear import STRENGTHS, fit_linear, scaled
+from sparsecode.probe.linear import STRENGTHS, LinearProbe, scaled
 from sparsecode.probe.run import _split
 
 _ITERATIONS = 2000
@@ -40,7 +40,7 @@ def main() -> None:
     split = _split(y, None, is_regression=False, seed=0)
 
     start = time.perf_counter()
-    fitted = fit_linear(scaled(codes.matrix, split.train), y, split, is_regression=False)
+    fitted = LinearProbe(is_regression=False).fit(scaled(codes.matrix, split.train), y, split)
     ours = time.perf_counter() - start
     accuracy = float((fitted.predicted == y[split.test]).mean())
     print(f"linear probe: {100 * accuracy:.2f} % at C = {fitted.C:g}, {ours:.1f} s")

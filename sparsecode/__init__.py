@@ -61,6 +61,7 @@ _SUBMODULES = {
     "labels",
     "merging",
     "model_view",
+    "probe_device",
     "persistence",
     "probe",
     "progress",

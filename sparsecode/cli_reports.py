@@ -1,12 +1,13 @@
 """The commands that show what you got: `report` and `probe`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import sparsecode
-from sparsecode.cli_options import AsJson, Overwrite, Quiet, Task, exit_codes, say
+from sparsecode.cli_options import AsJson, Device, Overwrite, Quiet, Task, exit_codes, say
 from sparsecode.errors import NoInputError
 
 
@@ -98,9 +99,11 @@ def probe(
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw the scores (.png, .svg, .pdf).")
     ] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score how well labels can be read off codes, beside baselines."""
+    os.environ.setdefault("SCIPY_ARRAY_API", "1")  # which SciPy reads once; a GPU needs it
 
     def learn(X: Any, n_components: int, names: list[str]) -> Any:
         path = _model_path(codes, model)
@@ -113,6 +116,7 @@ def probe(
         result = sparsecode.probe_file(
             codes, labels=labels, column=column, inputs=inputs or [],
             baselines=_names(baselines), learn=learn, task=task.value, seed=seed,
+            solve=sparsecode.probe_device.solver(device),
         )  # fmt: skip
         if picture is not None:
             sparsecode.diagnostics.figures.save(

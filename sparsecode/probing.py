@@ -14,7 +14,7 @@ from sparsecode.errors import RefusedError
 from sparsecode.labels import read_labels, usable_labels
 from sparsecode.probe import ProbeResult, probe, simple_baselines
 from sparsecode.probe.baselines import SIMPLE
-from sparsecode.probe.linear import Features
+from sparsecode.probe.linear import Features, Solve, solve_on_cpu
 from sparsecode.probe.run import Task
 from sparsecode.storage import read_codes
 
@@ -44,6 +44,7 @@ def probe_file(
     learn: Learn | None = None,
     task: Task = "auto",
     seed: int = 0,
+    solve: Solve = solve_on_cpu,
 ) -> ProbeResult:
     """Probe a file of codes; rows without a label are left out.
 
@@ -63,6 +64,8 @@ def probe_file(
         Computes "untrained" and "dense": this module does not import torch.
     task : {"auto", "classify", "regress"}, default="auto"
     seed : int, default=0
+    solve : callable, optional
+        Fits the linear probes: see `sparsecode.probe.probe`.
 
     Returns
     -------
@@ -81,7 +84,10 @@ def probe_file(
         raise RefusedError("no row has a label")
     features, missing = _baselines(codes, rows, inputs, baselines, learn, seed)
     y = y[rows] if y.dtype.kind == "f" else y[rows].astype(str)
-    return probe(codes.matrix[rows], y, baselines=features, missing=missing, task=task, seed=seed)
+    return probe(
+        codes.matrix[rows], y, baselines=features, missing=missing, task=task, seed=seed,
+        solve=solve,
+    )  # fmt: skip
 
 
 def _baselines(

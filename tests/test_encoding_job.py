@@ -103,9 +103,7 @@ def test_a_second_run_does_nothing_and_says_so(images, model, tmp_path, trains):
 
 
 @pytest.mark.parametrize("change", ["inputs", "model", "parameters", "foreign"])
-def test_an_output_of_another_job_is_kept_and_what_differs_is_said(
-    images, model, tmp_path, change
-):
+def test_an_output_of_another_job_is_kept_and_what_differs_is_said(images, model, tmp_path, change):
     output = tmp_path / "out.h5"
     encode(images, output, None if change == "parameters" else model)
     given, match = model, "the inputs differ"
@@ -118,7 +116,7 @@ def test_an_output_of_another_job_is_kept_and_what_differs_is_said(
         estimator.save(given)
         match = "the model differ"
     elif change == "parameters":
-        with pytest.raises(RefusedError, match="how it was trained differ.*--overwrite"):
+        with pytest.raises(RefusedError, match=r"how it was trained differ.*--overwrite"):
             sparsecode.encode_files([images], output, options=HERE, parameters=FAST | {"p": 0.7})
         return
     else:

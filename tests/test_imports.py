@@ -18,8 +18,8 @@ _version errors files hdf5 listing inputs rows_hdf5 rows_parquet arrays images i
 image_pool sources device loader distributions kl networks gate vae elbo coding refinement trainer
 progress history_log calibration defaults fitting persistence codes content codes_writer storage
 parts merging stopping diagnostics labels companions probe probing report displays transformer
-model_view baseline_models file_fitting encoding_job encoding_summary encoding decoding cli_options
-cli_reports cli_files cli_work cli __main__ __init__
+model_view baseline_models probe_device file_fitting encoding_job encoding_summary encoding decoding
+cli_options cli_reports cli_files cli_work cli __main__ __init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
 errors files hdf5 listing inputs rows_hdf5 rows_parquet arrays images image_worker image_pool

@@ -5,7 +5,7 @@ scikit-learn's L-BFGS on CSR float32 is the solver: benchmarks/probe.py measures
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 Features: TypeAlias = NDArray[Any] | sparse.csr_array
+Solve: TypeAlias = Callable[[Any, Features, NDArray[Any]], None]
 
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0, 10.0)
 """C of the logistic regressions; a ridge regression's alpha is 1 / C."""
@@ -73,81 +74,97 @@ def scaled(features: Features, train: NDArray[np.int64]) -> Features:
     return scaler.transform(features)
 
 
-def fit_linear(x: Features, y: NDArray[Any], split: Split, is_regression: bool) -> LinearFit:
-    """Fit probes of growing C, and the best of them to all training rows.
-
-    Each fit starts from the last one. The search ends when two values of C in a row did not do
-    better on the validation rows.
-    """
-    model = _model(is_regression)
-    best, best_score, n_worse = model, -np.inf, 0
-    for C in STRENGTHS:
-        _fit(model, C, x[split.fit], y[split.fit])
-        held_out = model.score(x[split.validation], y[split.validation])
-        n_worse += 1
-        if held_out > best_score:
-            best, best_score, n_worse = copy.deepcopy(model), held_out, 0
-        if n_worse == _PATIENCE:
-            break
-    C = float(best.C) if not is_regression else 1 / float(best.alpha)
-    _fit(best, C, x[split.train], y[split.train])
-    return LinearFit(best.predict(x[split.test]), C, best)
-
-
-def fit_at(
-    x: Features, y: NDArray[Any], train: NDArray[np.int64], test: NDArray[np.int64], C: float,
-    is_regression: bool,
-) -> NDArray[Any]:  # fmt: skip
-    """Predictions for the test rows of one probe of a known C."""
-    if not is_regression and len(np.unique(y[train])) == 1:
-        return np.full(len(test), y[train[0]])
-    model = _fit(_model(is_regression), C, x[train], y[train])
-    return model.predict(x[test])
-
-
-def best_latents(
-    x: Features, y: NDArray[Any], train: NDArray[np.int64], sizes: Sequence[int], C: float,
-    is_regression: bool,
-) -> dict[int, NDArray[np.int64]]:  # fmt: skip
-    """Choose small sets of latents that tell most about y together.
-
-    Recursive elimination: fit to at most 10,000 training rows, drop the third of the latents with
-    the smallest weights, repeat.
-
-    Returns
-    -------
-    dict of int to ndarray of int64
-        For each of the rising `sizes` up to the number of latents, so many latents, sorted.
-
-    References
-    ----------
-    .. [1] I. Guyon et al., "Gene selection for cancer classification using support vector
-       machines", Machine Learning 46, 2002, section 3.
-    .. [2] W. Gurnee et al., "Finding neurons in a haystack: case studies with sparse probing",
-       TMLR, 2023.
-    """
-    kept, chosen, train = np.arange(x.shape[1]), {}, train[:_ELIMINATION_ROWS]
-    for size in sorted((size for size in sizes if size <= x.shape[1]), reverse=True):
-        while len(kept) > size:
-            model = _fit(_model(is_regression), C, x[train][:, kept], y[train])
-            weight = np.square(np.atleast_2d(model.coef_)).sum(axis=0)
-            n = max(size, len(kept) * 2 // 3)
-            kept = np.sort(kept[np.argsort(-weight, kind="stable")[:n]])
-        chosen[size] = kept
-    return chosen
-
-
-def _model(is_regression: bool) -> Any:
-    if is_regression:
-        return Ridge()
-    return LogisticRegression(warm_start=True, max_iter=_ITERATIONS)
-
-
-def _fit(model: Any, C: float, x: Features, y: NDArray[Any]) -> Any:
-    strength = {"alpha": 1 / C} if isinstance(model, Ridge) else {"C": C}
+def solve_on_cpu(model: Any, x: Features, y: NDArray[Any]) -> None:
+    """Fit a scikit-learn model where the arrays are."""
     # Sparse products have one thread; more, in what little is dense, would wait for each other.
-    threads = threadpool_limits(1 if sparse.issparse(x) else None)
-    with threads, warnings.catch_warnings():
-        # At weak penalties the last digits of the weights do not count.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.set_params(**strength).fit(x, y)
+    with threadpool_limits(1 if sparse.issparse(x) else None):
+        model.fit(x, y)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Logistic regressions of growing C on one device, or ridge regressions.
+
+    Attributes
+    ----------
+    is_regression : bool
+    solve : callable
+        Fits a scikit-learn model to features and labels. This module does not import torch; one
+        that does may put a GPU to work.
+    """
+
+    is_regression: bool
+    solve: Solve = solve_on_cpu
+
+    def fit(self, x: Features, y: NDArray[Any], split: Split) -> LinearFit:
+        """Fit probes of growing C, and the best of them to all training rows.
+
+        Each fit starts from the last one. The search ends when two values of C in a row did not do
+        better on the validation rows.
+        """
+        model = self._model()
+        best, best_score, n_worse = model, -np.inf, 0
+        for C in STRENGTHS:
+            self._fit(model, C, x[split.fit], y[split.fit])
+            held_out = model.score(x[split.validation], y[split.validation])
+            n_worse += 1
+            if held_out > best_score:
+                best, best_score, n_worse = copy.deepcopy(model), held_out, 0
+            if n_worse == _PATIENCE:
+                break
+        C = float(best.C) if not self.is_regression else 1 / float(best.alpha)
+        self._fit(best, C, x[split.train], y[split.train])
+        return LinearFit(best.predict(x[split.test]), C, best)
+
+    def fit_at(
+        self, x: Features, y: NDArray[Any], train: NDArray[np.int64], test: NDArray[np.int64],
+        C: float,
+    ) -> NDArray[Any]:  # fmt: skip
+        """Predictions for the test rows of one probe of a known C."""
+        if not self.is_regression and len(np.unique(y[train])) == 1:
+            return np.full(len(test), y[train[0]])
+        return self._fit(self._model(), C, x[train], y[train]).predict(x[test])
+
+    def best_latents(
+        self, x: Features, y: NDArray[Any], train: NDArray[np.int64], sizes: Sequence[int],
+        C: float,
+    ) -> dict[int, NDArray[np.int64]]:  # fmt: skip
+        """Choose small sets of latents that tell most about y together.
+
+        Recursive elimination: fit to at most 10,000 training rows, drop the third of the latents
+        with the smallest weights, repeat.
+
+        Returns
+        -------
+        dict of int to ndarray of int64
+            For each of the rising `sizes` up to the number of latents, so many latents, sorted.
+
+        References
+        ----------
+        .. [1] I. Guyon et al., "Gene selection for cancer classification using support vector
+           machines", Machine Learning 46, 2002, section 3.
+        .. [2] W. Gurnee et al., "Finding neurons in a haystack: case studies with sparse probing",
+           TMLR, 2023.
+        """
+        kept, chosen, train = np.arange(x.shape[1]), {}, train[:_ELIMINATION_ROWS]
+        for size in sorted((size for size in sizes if size <= x.shape[1]), reverse=True):
+            while len(kept) > size:
+                model = self._fit(self._model(), C, x[train][:, kept], y[train])
+                weight = np.square(np.atleast_2d(model.coef_)).sum(axis=0)
+                n = max(size, len(kept) * 2 // 3)
+                kept = np.sort(kept[np.argsort(-weight, kind="stable")[:n]])
+            chosen[size] = kept
+        return chosen
+
+    def _model(self) -> Any:
+        if self.is_regression:
+            return Ridge()
+        return LogisticRegression(warm_start=True, max_iter=_ITERATIONS)
+
+    def _fit(self, model: Any, C: float, x: Features, y: NDArray[Any]) -> Any:
+        model.set_params(**({"alpha": 1 / C} if self.is_regression else {"C": C}))
+        with warnings.catch_warnings():
+            # At weak penalties the last digits of the weights do not count.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.solve(model, x, y)
+        return model

@@ -16,11 +16,11 @@ from sparsecode.errors import RefusedError
 from sparsecode.probe.linear import (
     Features,
     LinearFit,
+    LinearProbe,
+    Solve,
     Split,
-    best_latents,
-    fit_at,
-    fit_linear,
     scaled,
+    solve_on_cpu,
 )
 from sparsecode.probe.neighbours import neighbour_predictions
 from sparsecode.probe.result import FeatureScores, FewLabels, ProbeResult
@@ -48,6 +48,7 @@ def probe(
     test: ArrayLike | None = None,
     task: Task = "auto",
     seed: int = 0,
+    solve: Solve = solve_on_cpu,
 ) -> ProbeResult:
     """Score how well labels can be read off codes.
 
@@ -71,6 +72,8 @@ def probe(
         "auto" takes floats that are not whole numbers, or have more than 200 values, for numbers.
     seed : int, default=0
         Of the splits and of the few labels.
+    solve : callable, optional
+        Fits the linear probes; `sparsecode.probe_device.solver` returns one for a GPU.
 
     Returns
     -------
@@ -88,10 +91,9 @@ def probe(
     matrix = checked(codes).astype(np.float32)
     labels, is_regression = _labels(y, matrix.shape[0], task)
     split = _split(labels, test, is_regression, seed)
+    linear = LinearProbe(is_regression, solve)
     features = {"codes": matrix, **_checked_baselines(baselines or {}, matrix.shape[0])}
-    scored = {
-        name: _score_features(name, x, labels, split, is_regression) for name, x in features.items()
-    }
+    scored = {name: _score_features(name, x, labels, split, linear) for name, x in features.items()}
     own, fitted = scored.pop("codes")
     x = scaled(matrix, split.train)
     classes, confusion = None, None
@@ -105,8 +107,8 @@ def probe(
         n_neighbour_test=min(len(split.test), _MAX_NEIGHBOUR_TEST),
         seed=seed,
         codes=own,
-        k_sparse=_k_sparse(x, labels, split, fitted.C, is_regression),
-        few_labels=_few_labels(x, labels, split, fitted.C, is_regression, seed),
+        k_sparse=_k_sparse(x, labels, split, fitted.C, linear),
+        few_labels=_few_labels(x, labels, split, fitted.C, linear, seed),
         baselines=[_chance(labels, split, is_regression), *(row for row, _ in scored.values())],
         missing=dict(missing or {}),
         classes=classes,
@@ -169,19 +171,19 @@ def _checked_baselines(baselines: Mapping[str, Features], n: int) -> dict[str, F
 
 
 def _score_features(
-    name: str, x: Features, y: NDArray[Any], split: Split, is_regression: bool
+    name: str, x: Features, y: NDArray[Any], split: Split, linear: LinearProbe
 ) -> tuple[FeatureScores, LinearFit]:
-    start = time.monotonic()
-    fitted = fit_linear(scaled(x, split.train), y, split, is_regression)
+    start, is_regression = time.monotonic(), linear.is_regression
+    fitted = linear.fit(scaled(x, split.train), y, split)
     tested = split.test[:_MAX_NEIGHBOUR_TEST]
     neighbours = neighbour_predictions(
         x[split.train], y[split.train], x[tested], min(N_NEIGHBOURS, len(split.train)),
         is_regression,
     )  # fmt: skip
-    linear = score(y[split.test], fitted.predicted, is_regression)
+    found = score(y[split.test], fitted.predicted, is_regression)
     cosine, l2 = (score(y[tested], neighbours[key], is_regression) for key in ("cosine", "L2"))
     seconds = time.monotonic() - start
-    return FeatureScores(name, x.shape[1], linear, cosine, l2, fitted.C, seconds), fitted
+    return FeatureScores(name, x.shape[1], found, cosine, l2, fitted.C, seconds), fitted
 
 
 def _chance(y: NDArray[Any], split: Split, is_regression: bool) -> FeatureScores:
@@ -197,20 +199,21 @@ def _chance(y: NDArray[Any], split: Split, is_regression: bool) -> FeatureScores
 
 
 def _k_sparse(
-    x: Features, y: NDArray[Any], split: Split, C: float, is_regression: bool
+    x: Features, y: NDArray[Any], split: Split, C: float, linear: LinearProbe
 ) -> list[tuple[int, Score]]:
-    kept = best_latents(x, y, split.train, K_SPARSE, C, is_regression)
+    kept = linear.best_latents(x, y, split.train, K_SPARSE, C)
     found = []
     for k in (k for k in K_SPARSE if k <= x.shape[1]):
         # So few latents hardly need a penalty, and no search for its strength.
-        predicted = fit_at(x[:, kept[k]], y, split.train, split.test, 1.0, is_regression)
-        found.append((k, score(y[split.test], predicted, is_regression)))
+        predicted = linear.fit_at(x[:, kept[k]], y, split.train, split.test, 1.0)
+        found.append((k, score(y[split.test], predicted, linear.is_regression)))
     return found
 
 
 def _few_labels(
-    x: Features, y: NDArray[Any], split: Split, C: float, is_regression: bool, seed: int
+    x: Features, y: NDArray[Any], split: Split, C: float, linear: LinearProbe, seed: int
 ) -> list[FewLabels]:
+    is_regression = linear.is_regression
     # At the C of the full probe: the penalty is a prior, which does not depend on the labels.
     n_classes = 1 if is_regression else len(np.unique(y[split.train]))
     rows = []
@@ -222,7 +225,7 @@ def _few_labels(
                 split.train, train_size=n, random_state=seed + draw,
                 stratify=None if is_regression else y[split.train],
             )  # fmt: skip
-            predicted = fit_at(x, y, chosen, split.test, C, is_regression)
+            predicted = linear.fit_at(x, y, chosen, split.test, C)
             values.append(score(y[split.test], predicted, is_regression).value)
         sd = float(np.std(values, ddof=1)) if n_draws > 1 else float("nan")
         rows.append(FewLabels(n, float(np.mean(values)), sd, n_draws))
