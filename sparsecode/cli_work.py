@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,6 +76,10 @@ def _given(**parameters: Any) -> dict[str, Any]:
     }
 
 
+def _options(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in sorted(names))
+
+
 def fit(
     inputs: Inputs = None,
     *,
@@ -111,6 +116,12 @@ def fit(
             "--log-dir", help="Folder for history.jsonl and TensorBoard.", rich_help_panel=RUN
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with MODEL, for the epochs it has not had.", rich_help_panel=RUN
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     progress: ProgressOption = When.auto,
     quiet: Quiet = False,
@@ -121,9 +132,17 @@ def fit(
         hidden_sizes=hidden_sizes, max_iter=max_iter, batch_size=batch_size,
         learning_rate=learning_rate, max_time=max_time, early_stopping=early_stopping,
     )  # fmt: skip
-    parameters |= {"random_state": seed or 0, "device": device}
-    parameters["verbose"] = int(shows_progress(progress, quiet))
+    fixed = set(parameters) - {"max_iter", "max_time"} | set(
+        _given(
+            seed=seed, size=size, channels=channels, no_exif=no_exif, convolutional=convolutional
+        )
+    )
+    if not resume:
+        parameters["random_state"] = seed or 0
+    parameters |= {"device": device, "verbose": int(shows_progress(progress, quiet))}
     with exit_codes():
+        if resume and fixed:
+            fail(f"{_options(fixed)} belong to the model {model} and cannot change", EXIT_REFUSED)
         options = _input_options(
             inputs, files_from, null, include, exclude, follow_symlinks,
             size=size, channels=channels, exif=not no_exif, max_pixels=max_pixels,
@@ -134,7 +153,7 @@ def fit(
             warnings.simplefilter("always", FitInterruptedWarning)
             sparsecode.fit_files(
                 inputs or [], model, options=options, parameters=parameters, overwrite=overwrite,
-                report=say(quiet), log_dir=log_dir,
+                resume=resume, report=say(quiet), log_dir=log_dir,
             )  # fmt: skip
         if any(issubclass(warning.category, FitInterruptedWarning) for warning in caught):
             fail(f"interrupted; the model so far is in {model}", EXIT_INTERRUPTED)
@@ -207,8 +226,9 @@ def encode(
     shows = shows_progress(progress, quiet)
     with exit_codes():
         if model is not None and fixed:
-            names = ", ".join("--" + name.replace("_", "-") for name in sorted(fixed))
-            fail(f"{names} belong to the model {model} and cannot change now", EXIT_REFUSED)
+            fail(
+                f"{_options(fixed)} belong to the model {model} and cannot change now", EXIT_REFUSED
+            )
         parameters |= {"random_state": seed or 0, "device": device, "verbose": int(shows)}
         options = _input_options(
             inputs, files_from, null, include, exclude, follow_symlinks,

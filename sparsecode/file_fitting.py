@@ -3,17 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsecode.errors import RefusedError
+from sparsecode.errors import NoInputError, RefusedError
 from sparsecode.files import check_output
 from sparsecode.history_log import HistoryLog
 from sparsecode.images import ImageOptions, survey
 from sparsecode.inputs import Selection, list_images
 from sparsecode.listing import Listing
-from sparsecode.sources import ImageSource, Source, open_array_source, read_all
+from sparsecode.sources import ImageSource, Matrix, Source, open_array_source, read_all
 from sparsecode.transformer import SparseVAETransformer
 
 # Bytes of training rows held in memory; beyond them a random sample of rows trains the model.
@@ -145,23 +146,69 @@ def fit_source(
     log : HistoryLog, optional
         Gets the record of each epoch as it ends.
     """
+    images = source.options if isinstance(source, ImageSource) else None
+    if options.convolutional:
+        if images is None:
+            raise RefusedError("convolutional networks need images, but the input is an array")
+        parameters = {**parameters, "image_shape": (images.height, images.width, images.channels)}
+    X = _training_rows(source, report)
+    return _fitted(SparseVAETransformer(**parameters), X, source, log)
+
+
+def _training_rows(source: Source, report: Report | None) -> Matrix:
     itemsize = 1 if isinstance(source, ImageSource) else 4
     n_rows = max(1, TRAINING_BYTES // (itemsize * source.n_features))
     if n_rows < source.n_listed:
         if report:
             report(f"training on a random sample of {n_rows:,} of {source.n_listed:,} rows")
         source = source.sample(n_rows, np.random.default_rng(_SAMPLE_SEED))
-    images = source.options if isinstance(source, ImageSource) else None
-    if options.convolutional:
-        if images is None:
-            raise RefusedError("convolutional networks need images, but the input is an array")
-        parameters = {**parameters, "image_shape": (images.height, images.width, images.channels)}
-    X = read_all(source)
-    transformer = SparseVAETransformer(**parameters)
+    return read_all(source)
+
+
+def _fitted(
+    transformer: SparseVAETransformer, X: Matrix, source: Source, log: HistoryLog | None
+) -> SparseVAETransformer:
     transformer._epoch_listener = log
     transformer.fit(X)
     transformer._epoch_listener = None  # an open file is no part of a fitted estimator
+    images = source.options if isinstance(source, ImageSource) else None
     transformer.image_options_ = None if images is None else images.to_dict()
+    return transformer
+
+
+def _resumed(
+    model: Path,
+    inputs: Sequence[str | PathLike[str]],
+    options: InputOptions,
+    parameters: dict[str, Any],
+    report: Report | None,
+    log: HistoryLog | None,
+) -> SparseVAETransformer:
+    """Train a saved model for the epochs that it has not had."""
+    if not model.is_file():
+        raise NoInputError(f"there is no model {model} to go on with; leave --resume out")
+    transformer = SparseVAETransformer.load(model)
+    transformer.set_params(**parameters)
+    found = open_source(inputs, options, report)
+    if isinstance(found, ImageSource) != (transformer.image_options_ is not None):
+        raise RefusedError(f"{model} was trained on another kind of input; give the same inputs")
+    if isinstance(found, ImageSource):
+        images = ImageOptions.from_dict(transformer.image_options_)
+        found = image_source(found.listing, images, options)
+    X = _training_rows(found, report)
+    planned = transformer._planned_epochs(X.shape[0])
+    history = transformer.history_
+    if (n_left := planned - len(history)) < 1:
+        raise RefusedError(
+            f"{model} has had {len(history)} epochs of {planned}; name more with --max-iter"
+        )
+    if report:
+        report(f"going on: {len(history)} of {planned} epochs were done")
+    own = {name: transformer.get_params()[name] for name in ("max_iter", "warm_start")}
+    _fitted(transformer.set_params(max_iter=n_left, warm_start=True), X, found, log)
+    transformer.set_params(**own)
+    transformer.history_ = history + transformer.history_
+    transformer.n_iter_ = len(transformer.history_)
     return transformer
 
 
@@ -172,6 +219,7 @@ def fit_files(
     options: InputOptions | None = None,
     parameters: dict[str, Any] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     report: Report | None = None,
     log_dir: str | PathLike[str] | None = None,
 ) -> SparseVAETransformer:
@@ -188,6 +236,9 @@ def fit_files(
         Of :class:`SparseVAETransformer`.
     overwrite : bool, default=False
         Replace an existing output.
+    resume : bool, default=False
+        Go on with the model that is there, for the epochs of ``max_iter`` that it has not had. Its
+        weights and parameters are kept; the learning rate warms up again, and ends at 0.
     report : callable, optional
     log_dir : path-like, optional
         Folder for ``history.jsonl`` and, where TensorBoard is installed, its events.
@@ -198,14 +249,20 @@ def fit_files(
         Fitted and saved.
     """
     options = options or InputOptions()
-    check_output(output, overwrite)
-    source = open_source(inputs, options, report)
+    check_output(output, overwrite or resume)
+
+    def fitted(log: HistoryLog | None) -> SparseVAETransformer:
+        if resume:
+            return _resumed(Path(output), inputs, options, parameters or {}, report, log)
+        source = open_source(inputs, options, report)
+        return fit_source(source, options, parameters or {}, report, log)
+
     if log_dir is None:
-        transformer = fit_source(source, options, parameters or {}, report)
+        transformer = fitted(None)
     else:
         with HistoryLog(log_dir, overwrite) as log:
             if report and not log.has_events:
                 report("no TensorBoard events: pip install 'sparsecode[tensorboard]'")
-            transformer = fit_source(source, options, parameters or {}, report, log)
+            transformer = fitted(log)
     transformer.save(output)
     return transformer

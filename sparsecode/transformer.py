@@ -470,6 +470,13 @@ class SparseVAETransformer(
             decoder=self.decoder,
         )
 
+    def _planned_epochs(self, n_rows: int) -> int:
+        """Epochs that a fit of so many rows takes, were nothing trained yet."""
+        density = _training_density(self.model_.spec)
+        return resolve_max_iter(
+            self.max_iter, n_rows, resolve_batch_size(self.batch_size, n_rows, density)
+        )
+
     # -- codes ---------------------------------------------------------------------------------
 
     def transform(self, X: ArrayLike | Matrix) -> Matrix:
