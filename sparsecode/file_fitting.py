@@ -190,11 +190,11 @@ def _resumed(
     transformer = SparseVAETransformer.load(model)
     transformer.set_params(**parameters)
     found = open_source(inputs, options, report)
-    if isinstance(found, ImageSource) != (transformer.image_options_ is not None):
+    images = transformer.image_options_
+    if isinstance(found, ImageSource) != (images is not None):
         raise RefusedError(f"{model} was trained on another kind of input; give the same inputs")
-    if isinstance(found, ImageSource):
-        images = ImageOptions.from_dict(transformer.image_options_)
-        found = image_source(found.listing, images, options)
+    if isinstance(found, ImageSource) and images is not None:
+        found = image_source(found.listing, ImageOptions.from_dict(images), options)
     X = _training_rows(found, report)
     planned = transformer._planned_epochs(X.shape[0])
     history = transformer.history_
