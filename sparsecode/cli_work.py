@@ -76,8 +76,9 @@ def _given(**parameters: Any) -> dict[str, Any]:
     }
 
 
-def _options(names: Iterable[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in sorted(names))
+def _cannot_change(names: Iterable[str], model: Path) -> str:
+    options = ", ".join("--" + name.replace("_", "-") for name in sorted(names))
+    return f"{options} belong to the model {model} and cannot change now"
 
 
 def fit(
@@ -132,17 +133,16 @@ def fit(
         hidden_sizes=hidden_sizes, max_iter=max_iter, batch_size=batch_size,
         learning_rate=learning_rate, max_time=max_time, early_stopping=early_stopping,
     )  # fmt: skip
-    fixed = set(parameters) - {"max_iter", "max_time"} | set(
-        _given(
-            seed=seed, size=size, channels=channels, no_exif=no_exif, convolutional=convolutional
-        )
+    of_inputs = _given(
+        size=size, channels=channels, no_exif=no_exif, convolutional=convolutional, seed=seed
     )
+    fixed = (parameters.keys() | of_inputs.keys()) - {"max_iter", "max_time"}
     if not resume:
         parameters["random_state"] = seed or 0
     parameters |= {"device": device, "verbose": int(shows_progress(progress, quiet))}
     with exit_codes():
         if resume and fixed:
-            fail(f"{_options(fixed)} belong to the model {model} and cannot change", EXIT_REFUSED)
+            fail(_cannot_change(fixed, model), EXIT_REFUSED)
         options = _input_options(
             inputs, files_from, null, include, exclude, follow_symlinks,
             size=size, channels=channels, exif=not no_exif, max_pixels=max_pixels,
@@ -226,9 +226,7 @@ def encode(
     shows = shows_progress(progress, quiet)
     with exit_codes():
         if model is not None and fixed:
-            fail(
-                f"{_options(fixed)} belong to the model {model} and cannot change now", EXIT_REFUSED
-            )
+            fail(_cannot_change(fixed, model), EXIT_REFUSED)
         parameters |= {"random_state": seed or 0, "device": device, "verbose": int(shows)}
         options = _input_options(
             inputs, files_from, null, include, exclude, follow_symlinks,

@@ -178,9 +178,8 @@ def many(tmp_path, model, n=4000):
     """Start a long encoding, and wait until it has parts."""
     source = tmp_path / "in/0.png"
     source.parent.mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(
-        source
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    Image.fromarray(pixels).save(source)
     for i in range(1, n):
         os.link(source, tmp_path / f"in/{i}.png")
     command = [sys.executable, "-m", "sparsecode", "encode", "in", "out.h5", "-m", str(model),

@@ -51,7 +51,7 @@ def test_an_array_holds_the_rows_unclipped(encoded, tmp_path):
 def test_what_is_in_the_way_is_kept(encoded, tmp_path):
     (tmp_path / "back").mkdir()
     (tmp_path / "back/mine.txt").write_text("precious")
-    with pytest.raises(RefusedError, match="is not empty.*--overwrite"):
+    with pytest.raises(RefusedError, match=r"is not empty.*--overwrite"):
         decode_file(encoded, tmp_path / "back")
     decode_file(encoded, tmp_path / "back", overwrite=True)
     assert (tmp_path / "back/mine.txt").read_text() == "precious"
@@ -80,7 +80,7 @@ def test_the_model_must_be_there_and_fit(encoded, tmp_path):
     X = np.random.default_rng(0).random((40, 5), dtype=np.float32)
     other = tmp_path / "other.safetensors"
     sparsecode.SparseVAETransformer(**FAST | {"n_components": 4}).fit(X).save(other)
-    with pytest.raises(RefusedError, match="has 4 latents, but .* has 8"):
+    with pytest.raises(RefusedError, match=r"has 4 latents, but .* has 8"):
         decode_file(codes, tmp_path / "back", model=other)
 
 

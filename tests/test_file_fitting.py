@@ -50,7 +50,7 @@ def test_a_training_goes_on_for_the_epochs_that_are_left(images, tmp_path):
 
 def test_nothing_left_nothing_there_and_other_inputs_are_refused(images, tmp_path):
     model = tmp_path / "m.safetensors"
-    with pytest.raises(NoInputError, match="no model .* to go on with"):
+    with pytest.raises(NoInputError, match=r"no model .* to go on with"):
         fit(images, model, resume=True)
     fit(images, model, max_iter=2)
     with pytest.raises(RefusedError, match=r"has had 2 epochs of 2; name more with --max-iter"):
