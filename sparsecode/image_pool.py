@@ -68,11 +68,14 @@ class ImagePool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # First of all: a thread that lost its worker must not wait for another one.
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._is_closed = True
         for worker in list(self._workers):
             worker.end()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown()
         for worker in list(self._workers):
+            worker.end()  # one may have been started meanwhile
             worker.wait()
 
     def decode(self, chunks: Iterable[Sequence[str]], n_ahead: int) -> Iterator[list[Decoded]]:

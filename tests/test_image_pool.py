@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsecode import image_pool
 from sparsecode.errors import ImageError
 from sparsecode.image_pool import CHUNK, ImagePool
 from sparsecode.images import ImageOptions, read_image
@@ -128,6 +130,20 @@ def test_leaving_early_ends_the_workers(paths):
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_leaving_ends_though_more_is_asked_for(paths, monkeypatch):
+    kill = image_pool._Worker.end
+
+    def end(worker):
+        kill(worker)
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.3)  # so that whoever waits for its answer sees that it is gone
+
+    monkeypatch.setattr(image_pool._Worker, "end", end)
+    with ImagePool(OPTIONS, 1) as pool:
+        next(pool.decode([[path] for path in paths * 20], 1000))
+    assert pool.n_replaced == 0
 
 
 def test_workers_end_with_a_killed_parent(paths, tmp_path):
