@@ -91,6 +91,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0, help="chooses the moments")
     args = options.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums of other numbers of threads round otherwise
     rows, wrong = [], 0
     for name, count, n_workers, start in (
         ("forked jobs", args.count - args.count // 4, 0, in_a_fork),
