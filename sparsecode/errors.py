@@ -57,3 +57,14 @@ class StoppedError(SparsecodeError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+_MAX_TEXT = 500
+
+
+def plain_text(value: object) -> str:
+    """Return text that may come from a foreign file as one line that commands no terminal."""
+    text = str(value)
+    if len(text) > _MAX_TEXT:
+        text = f"{text[:_MAX_TEXT]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

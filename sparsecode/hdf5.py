@@ -7,7 +7,6 @@ therefore opened through `SteadyFile`, which never fails inside HDF5 and reports
 
 import io
 import math
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,10 @@ from sparsecode import files
 # The libraries' own upper bound for deflate is 1032:1, so a real dataset never claims more.
 MAX_COMPRESSION = 1100
 _BLOCK = 1 << 18
-_STRING_BLOCK = 1024
+_MAX_ATTRIBUTE = 1024
+# Each text of a block may be as long as the file, again and again.
+_MIN_TEXTS, _MAX_TEXTS = 64, 1024
+_TEXT_BYTES = 1 << 30
 
 
 class SteadyFile(io.FileIO):
@@ -32,8 +34,8 @@ class SteadyFile(io.FileIO):
     """
 
     def __init__(self, path: str, mode: str) -> None:
-        opener = (lambda name, _: files.open_new(name)) if "w" in mode else None
-        super().__init__(path, mode, opener=opener)
+        opener = files.open_new if "w" in mode else files.open_regular
+        super().__init__(path, mode, opener=lambda name, _: opener(name))
         self._error: BaseException | None = None
         self._unwritten: list[tuple[int, bytes]] = []
 
@@ -90,8 +92,6 @@ def open_read(path: str | Path) -> Iterator[h5py.File]:
     OSError
         The file is missing, not a regular file, not HDF5, or could not be read.
     """
-    if not stat.S_ISREG(Path(path).stat().st_mode):
-        raise OSError("it is not a regular file")
     with SteadyFile(str(path), "rb") as raw:
         try:
             with h5py.File(raw, "r") as file:
@@ -109,7 +109,7 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
         It is missing, a link, virtual, or (partly) without storage, which would read as zeros.
     """
     where = f"{group.name.rstrip('/')}/{name}"
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+    if not _is_inside(group, name):
         raise ValueError(f"{where} is missing or a link; a dataset in the file is needed")
     item = group[name]
     if not isinstance(item, h5py.Dataset) or item.shape is None:
@@ -124,6 +124,94 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     if not complete:
         raise ValueError(f"{where} has shape {item.shape} but not all of its values were stored")
     return item
+
+
+def _is_inside(group: h5py.Group, name: str) -> bool:
+    # A longer path could lead through a link to another file.
+    return "/" not in name and isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def is_group(parent: h5py.Group, name: str) -> bool:
+    """Tell whether there is a group of that name.
+
+    Raises
+    ------
+    ValueError
+        There is a link, which may lead to another file, or nowhere.
+    """
+    if "/" in name or not isinstance(parent.get(name, getlink=True), h5py.HardLink | None):
+        raise ValueError(f"{name} is a link; it must be in the file itself")
+    return parent.get(name, getclass=True) is h5py.Group
+
+
+def _attribute(item: h5py.Group, name: str, rank: int, kind: type) -> Any:
+    """Read an attribute, or None; h5py may crash over damaged ones of other types."""
+    if name not in item.attrs:
+        return None
+    found = h5py.h5a.open(item.id, name.encode("utf-8"))
+    shape = found.shape
+    if len(shape) == rank and 0 in shape:
+        return ()
+    is_right = len(shape) == rank and isinstance(found.get_type(), kind)
+    if not is_right or math.prod(shape) > _MAX_ATTRIBUTE:
+        raise ValueError(f"{item.name} has an attribute {name} of another kind than it should")
+    return item.attrs[name]
+
+
+def text_attribute(item: h5py.Group, name: str) -> str | None:
+    """Read an attribute that is one text; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        It is not a text.
+    """
+    value = _attribute(item, name, 0, h5py.h5t.TypeStringID)
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def texts_attribute(item: h5py.Group, name: str) -> list[str]:
+    """Read an attribute that is a list of texts.
+
+    Raises
+    ------
+    ValueError
+        It is missing, something else, or has more than some hundred entries.
+    """
+    values = _attribute(item, name, 1, h5py.h5t.TypeStringID)
+    if values is None:
+        raise ValueError(f"{item.name} has no attribute {name}")
+    return [str(value) for value in values]
+
+
+def shape_attribute(item: h5py.Group, name: str) -> tuple[int, int]:
+    """Read an attribute that is a pair of integers.
+
+    Raises
+    ------
+    ValueError
+        It is missing or something else.
+    """
+    values = _attribute(item, name, 1, h5py.h5t.TypeIntegerID)
+    if values is None or len(values) != 2:
+        raise ValueError(f"{item.name} has no attribute {name} of two integers")
+    return int(values[0]), int(values[1])
+
+
+def read_scalar(group: h5py.Group, name: str) -> str | int:
+    """Read a dataset that is one text, or one integer.
+
+    Raises
+    ------
+    ValueError
+        It is something else.
+    """
+    item = dataset(group, name)
+    if item.shape != () or not (is_string(item) or item.dtype.kind in "iu"):
+        raise ValueError(f"{item.name} is not one text or one integer")
+    check_size(item)
+    value = item[()]
+    return value.decode("utf-8") if isinstance(value, bytes) else int(value)
 
 
 def check_size(item: h5py.Dataset) -> None:
@@ -157,8 +245,9 @@ def blocks(item: h5py.Dataset, start: int = 0, stop: int | None = None) -> Itera
     """
     check_size(item)
     text = is_string(item)
-    step = _STRING_BLOCK if text else _BLOCK
     budget = item.file.id.get_filesize()
+    texts = min(max(_TEXT_BYTES // budget, _MIN_TEXTS), _MAX_TEXTS)
+    step = texts if text else _BLOCK
     first, last, _ = slice(start, stop).indices(item.shape[0])
     for at in range(first, last, step):
         block = item[at : min(at + step, last)]
@@ -213,8 +302,7 @@ def read_column(
 
 def column_parts(group: h5py.Group, name: str) -> tuple[h5py.Dataset, h5py.Dataset | None]:
     """Return a column's values, or the codes and the categories of a categorical one."""
-    is_inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
-    if not is_inside or group.get(name, getclass=True) is not h5py.Group:
+    if not _is_inside(group, name) or group.get(name, getclass=True) is not h5py.Group:
         return dataset(group, name), None
     return dataset(group[name], "codes"), dataset(group[name], "categories")
 
