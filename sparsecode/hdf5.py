@@ -140,7 +140,7 @@ def is_group(parent: h5py.Group, name: str) -> bool:
         There is a link, which may lead to another file, or nowhere.
     """
     if "/" in name or not isinstance(parent.get(name, getlink=True), h5py.HardLink | None):
-        raise ValueError(f"{name} is a link; it must be in the file itself")
+        raise ValueError(f"its {name} is a link; save it in the file itself")
     return parent.get(name, getclass=True) is h5py.Group
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "verify_model",
 ]
 
+_HASH = "config_sha256"
 _MAX_HEADER = 64 << 20
 _MAX_TENSORS = 4096
 _MAX_HISTORY = 100_000
@@ -89,7 +90,8 @@ def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[s
     }
     config["weights_sha256"] = _sha256(tensors)
     try:
-        data = save(tensors, metadata={FORMAT: json.dumps(config, allow_nan=False)})
+        text = json.dumps(config, allow_nan=False)
+        data = save(tensors, metadata={FORMAT: text, _HASH: _text_sha256(text)})
         _parse_header(data, len(data), config["parameters"])
     except ValueError as error:
         raise RefusedError(f"the model cannot be saved as {path}: {error}") from error
@@ -175,11 +177,15 @@ def _parse_header(data: bytes, size: int, parameters: Collection[str]) -> dict[s
     if not isinstance(header, dict) or len(header) > _MAX_TENSORS + 1:
         raise ValueError(f"its header is not an object of at most {_MAX_TENSORS} tensors")
     metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or metadata.keys() != {FORMAT}:
-        raise ValueError(f"it is not a sparsecode model: its metadata has not the one key {FORMAT}")
-    if not isinstance(metadata[FORMAT], str):
+    if not isinstance(metadata, dict) or metadata.keys() - {_HASH} != {FORMAT}:
+        raise ValueError("it is not a sparsecode model: its metadata are of another program")
+    text = metadata[FORMAT]
+    if not isinstance(text, str):
         raise ValueError("it is not a sparsecode model: its configuration is no text")
-    return parse_config(metadata[FORMAT], parameters)
+    # Files from before there was this hash have none.
+    if metadata.get(_HASH, _text_sha256(text)) != _text_sha256(text):
+        raise ValueError("it is damaged: the configuration does not have the stored hash")
+    return parse_config(text, parameters)
 
 
 def describe_model(path: str | PathLike[str]) -> dict[str, Any]:
@@ -319,6 +325,10 @@ def _check_weights(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
     for name in ("input_scale", "scale"):
         if tensors[name] <= 0:
             raise ValueError(f"tensor {name} is not positive")
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -120,14 +120,15 @@ def _sparse_rows(path: str, file: h5py.File) -> SparseRows:
     group = file["X"]
     kind = hdf5.text_attribute(group, "encoding-type")
     if kind != "csr_matrix":
-        raise ValueError(f"its X is a {kind!r}; save it as a CSR matrix or a dense array")
+        raise ValueError(f"its X is a {kind}; save it as a CSR matrix or a dense array")
     n_rows, n_columns = hdf5.shape_attribute(group, "shape")
     if not 1 <= n_columns < _MAX_COLUMNS:
         raise ValueError(f"its X has {n_columns} columns")
     indptr, indices, data = (hdf5.dataset(group, name) for name in ("indptr", "indices", "data"))
     for item in (indptr, indices, data):
         hdf5.check_values(item)
-    fits = indptr.dtype.kind in "iu" and len(indptr) == n_rows + 1 and indptr[0] == 0
+    are_integers = indptr.dtype.kind in "iu" and indices.dtype.kind in "iu"
+    fits = are_integers and len(indptr) == n_rows + 1 and indptr[0] == 0
     if not fits or not indptr[-1] == len(indices) == len(data):
         raise ValueError("its X/indptr does not fit its shape, indices and data")
     return SparseRows(path, (n_rows, n_columns), data.dtype)

@@ -58,6 +58,12 @@ def joined(header: object, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+def sealed(text: str) -> dict[str, str]:
+    """Return metadata of a configuration: its text and its hash."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return {FORMAT: text, "config_sha256": digest}
+
+
 def rewritten(
     good: bytes,
     change_config: Callable[[dict[str, Any]], object] | None = None,
@@ -72,7 +78,7 @@ def rewritten(
         config["weights_sha256"] = weights_hash(tensors)
     if change_config:
         change_config(config)
-    return save(tensors, metadata={FORMAT: json.dumps(config)})
+    return save(tensors, metadata=sealed(json.dumps(config)))
 
 
 def put(*keys: str | int, value: Any) -> Make:
@@ -104,7 +110,7 @@ def configured(change: Callable[[dict[str, Any]], object]) -> Make:
 
 def text_for_config(text: str) -> Make:
     """Put a text in the place of the configuration."""
-    return headed(lambda header: header["__metadata__"].update({FORMAT: text}))
+    return headed(lambda header: header["__metadata__"].update(sealed(text)))
 
 
 def replaced_in_config(old: str, new: str) -> Make:
@@ -113,7 +119,7 @@ def replaced_in_config(old: str, new: str) -> Make:
     def change(header: dict[str, Any]) -> None:
         text = header["__metadata__"][FORMAT]
         assert old in text
-        header["__metadata__"][FORMAT] = text.replace(old, new, 1)
+        header["__metadata__"] = sealed(text.replace(old, new, 1))
 
     return headed(change)
 
@@ -270,6 +276,10 @@ HEADERS: dict[str, Make] = {
     "metadata of another program": headed(lambda h: h.update(__metadata__={"format": "pt"})),
     "metadata with another key": headed(lambda h: h["__metadata__"].update(format="pt")),
     "configuration that is no text": headed(lambda h: h["__metadata__"].update({FORMAT: {}})),
+    "configuration without its hash being right": headed(
+        lambda h: h["__metadata__"].update({FORMAT: h["__metadata__"][FORMAT] + " "})
+    ),
+    "a hash that is a list": headed(lambda h: h["__metadata__"].update(config_sha256=[])),
     "tensors that overlap": headed(_overlapping),
     "tensors with a hole between": headed(_hole),
     "negative offsets": entry(data_offsets=[-4, 28]),

@@ -1,0 +1,49 @@
+"""The programs under ``benchmarks/reliability/`` with small numbers: nothing silent, no crash."""
+
+import os
+import signal
+import time
+
+import pytest
+from hostile_codes import small_file
+from hostile_models import small_model
+
+pytest.importorskip("benchmarks.reliability", reason="the benchmarks are not beside the tests here")
+
+from benchmarks.reliability import flips
+from benchmarks.reliability.child import outcomes
+
+
+@pytest.mark.parametrize(
+    ("make", "judge"), [(small_file, flips.judge_codes), (small_model, flips.judge_model)]
+)
+def test_no_flipped_bit_is_silent(make, judge):
+    counts, failures = flips.tally(make, judge, 100, seed=1)
+    assert failures == []
+    assert counts["detected"] > 60
+    assert counts["harmless"] > 0 or judge is flips.judge_model
+    assert counts.total() == 100
+
+
+def test_a_silent_change_would_be_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(flips, "verify_codes", lambda _: [])
+    good = small_file(tmp_path / "file")
+    at = good.index(b"truncated")
+    assert flips.judge_codes(good, tmp_path / "file", (at, 0)) == "silent"
+
+
+def test_crashes_and_hangs_are_told_apart_and_cost_one_item_each():
+    def work(item):
+        if item == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if item == "exit":
+            os._exit(7)
+        if item == "hang":
+            time.sleep(60)
+        return item.upper()[: 1 // len(item) + 9]
+
+    items = ["a", "crash", "b", "exit", "hang", "", "c"]
+    answers = list(outcomes(work, items, seconds=2))
+    assert answers[:5] == ["A", "crashed (SIGSEGV)", "B", "crashed (exit 7)", "hung"]
+    assert answers[5].startswith("raised ZeroDivisionError")
+    assert answers[6] == "C"
