@@ -10,7 +10,7 @@ from hostile_models import small_model
 
 pytest.importorskip("benchmarks.reliability", reason="the benchmarks are not beside the tests here")
 
-from benchmarks.reliability import flips
+from benchmarks.reliability import flips, traps
 from benchmarks.reliability.child import outcomes
 
 
@@ -47,3 +47,28 @@ def test_crashes_and_hangs_are_told_apart_and_cost_one_item_each():
     assert answers[:5] == ["A", "crashed (SIGSEGV)", "B", "crashed (exit 7)", "hung"]
     assert answers[5].startswith("raised ZeroDivisionError")
     assert answers[6] == "C"
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "0", "--follow-symlinks")])
+def test_every_trap_in_a_folder_is_accounted_for(tmp_path, options):
+    result = traps.spring(traps.TRAPS, tmp_path, *options)
+    assert result.problems == []
+    assert len(result.outcomes) == len(traps.TRAPS)
+    assert "MISSING" not in " ".join(result.outcomes.values())
+
+
+def test_what_changes_between_listing_and_reading_is_accounted_for(tmp_path):
+    result = traps.spring(traps.CHANGES, tmp_path)
+    assert result.problems == []
+    assert len(result.outcomes) == len(traps.CHANGES)
+    assert not (tmp_path / "images" / "gone.png").exists()  # it did happen
+
+
+def test_an_unaccounted_trap_would_be_told(tmp_path):
+    lost = traps.TRAPS["FIFO"]._replace(failure="other.jpg")
+    result = traps.spring({"FIFO": lost, "good": traps.TRAPS["good image"]}, tmp_path)
+    assert result.outcomes["FIFO"] == "failed: MISSING"
+    assert result.problems == [
+        "failure 'fifo.jpg' is there, or not",
+        "failure 'other.jpg' is there, or not",
+    ]
