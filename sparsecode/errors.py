@@ -63,8 +63,15 @@ _MAX_TEXT = 500
 
 
 def plain_text(value: object) -> str:
-    """Return text that may come from a foreign file as one line that commands no terminal."""
+    """Return text that may come from a foreign file as one line, shortened, for a message."""
     text = str(value)
-    if len(text) > _MAX_TEXT:
-        text = f"{text[:_MAX_TEXT]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return _escaped(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")
+
+
+def plain_lines(text: str) -> str:
+    """Return text that may come from a foreign file without what would command a terminal."""
+    return "\n".join(map(_escaped, text.split("\n")))
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
