@@ -7,6 +7,7 @@ therefore opened through `SteadyFile`, which never fails inside HDF5 and reports
 
 import io
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from sparsecode import files
 
 # The libraries' own upper bound for deflate is 1032:1, so a real dataset never claims more.
 MAX_COMPRESSION = 1100
+# A global heap collection: 16 bytes with its size, then objects of 16 bytes and their content.
+_HEAP, _HEAP_HEADER = b"GCOL", 16
+_HEAP_SIZE, _HEAP_OBJECT = struct.Struct("<Q"), struct.Struct("<H6xQ")
 _BLOCK = 1 << 18
 _MAX_ATTRIBUTE = 1024
 # Each text of a block may be as long as the file, again and again.
@@ -58,6 +62,9 @@ class SteadyFile(io.FileIO):
             low, high = max(start, at), min(start + len(view), at + len(data))
             if low < high:
                 view[low - start : high - start] = data[low - at : high - at]
+        if view[:4] == _HEAP and not _is_heap(view):
+            self._error = self._error or ValueError("a collection of its texts is damaged")
+            view[:4] = bytes(4)  # HDF5 would walk through it for ever; this, it refuses
         return len(view)
 
     def write(self, buffer: Any) -> int:
@@ -83,18 +90,35 @@ class SteadyFile(io.FileIO):
         return size or 0
 
 
+def _is_heap(view: memoryview) -> bool:
+    """Tell whether the objects of a global heap collection lie within it, one after another."""
+    size = _HEAP_SIZE.unpack_from(view, 8)[0] if len(view) >= _HEAP_HEADER else 0
+    if size > len(view):
+        return True  # HDF5 reads its beginning, and then the whole
+    at = _HEAP_HEADER
+    while at + _HEAP_HEADER <= size:
+        index, length = _HEAP_OBJECT.unpack_from(view, at)
+        needed = length if index == 0 else _HEAP_HEADER + length + -length % 8
+        if not _HEAP_HEADER <= needed <= size - at:
+            return False
+        at += needed
+    return True
+
+
 @contextmanager
 def open_read(path: str | Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading: regular files only, without locks.
 
     Raises
     ------
-    OSError
-        The file is missing, not a regular file, not HDF5, or could not be read.
+    OSError, ValueError
+        The file is missing, not a regular file, not HDF5, damaged, or could not be read.
     """
     with SteadyFile(str(path), "rb") as raw:
         try:
             with h5py.File(raw, "r") as file:
+                if file.id.get_create_plist().get_sizes() != (8, 8):
+                    raise ValueError("its addresses are not of 8 bytes")
                 yield file
         finally:
             raw.check()

@@ -164,6 +164,22 @@ def text_bomb(file: h5py.File) -> None:
         raw.write(reference * N_SAMPLES)
 
 
+def text_heap(size: int, index: int | None = None) -> Edit:
+    """Let the first object of a collection of texts claim a size; HDF5 2.0 goes in circles."""
+
+    def edit(file: h5py.File) -> None:
+        name = file.filename
+        file.close()
+        content = bytearray(Path(name).read_bytes())
+        at = content.index(b"GCOL") + 16
+        content[at + 8 : at + 16] = size.to_bytes(8, "little")
+        if index is not None:
+            content[at : at + 2] = index.to_bytes(2, "little")
+        Path(name).write_bytes(content)
+
+    return edit
+
+
 def external_link_in_a_column(file: h5py.File) -> None:
     """Name a column whose path leads through a link to another file."""
     other = Path(file.filename).with_name("other.h5")
@@ -345,6 +361,9 @@ EDITS: dict[str, Edit] = {
         removed("obs/width"), made("obs/width", data=1), bomb(2 * 10**7, "obs/width")
     ),
     "a bomb of text": text_bomb,
+    "texts that go in circles": text_heap(2**64 - 16),
+    "texts that stay where they are": text_heap(0, index=0),
+    "texts longer than their collection": text_heap(2**32),
     # columns
     "names too few": resized("obs/_index", N_SAMPLES - 1),
     "names of numbers too few": made("obs/_index", data=np.arange(5)),
