@@ -7,6 +7,7 @@ therefore opened through `SteadyFile`, which never fails inside HDF5 and reports
 
 import io
 import math
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from sparsecode import files
 # The libraries' own upper bound for deflate is 1032:1, so a real dataset never claims more.
 MAX_COMPRESSION = 1100
 # A global heap collection: 16 bytes with its size, then objects of 16 bytes and their content.
-_HEAP, _HEAP_HEADER = b"GCOL", 16
+_HEAP, _HEAP_HEADER = b"GCOL\1\0\0\0", 16
 _HEAP_SIZE, _HEAP_OBJECT = struct.Struct("<Q"), struct.Struct("<H6xQ")
 _BLOCK = 1 << 18
 _MAX_ATTRIBUTE = 1024
@@ -42,6 +43,7 @@ class SteadyFile(io.FileIO):
         super().__init__(path, mode, opener=lambda name, _: opener(name))
         self._error: BaseException | None = None
         self._unwritten: list[tuple[int, bytes]] = []
+        self._heaps: set[int] = set()
 
     def check(self) -> None:
         """Raise the first failure since opening, if there was one."""
@@ -62,10 +64,41 @@ class SteadyFile(io.FileIO):
             low, high = max(start, at), min(start + len(view), at + len(data))
             if low < high:
                 view[low - start : high - start] = data[low - at : high - at]
-        if view[:4] == _HEAP and not _is_heap(view):
-            self._error = self._error or ValueError("a collection of its texts is damaged")
-            view[:4] = bytes(4)  # HDF5 would walk through it for ever; this, it refuses
+        if not self._unwritten:
+            self._check_heaps(view, start)
         return len(view)
+
+    def _check_heaps(self, view: memoryview, start: int) -> None:
+        """Hide damaged collections of texts, in which HDF5 would walk for ever.
+
+        They need not begin where a read does, for HDF5 reads ahead.
+        """
+        content = bytes(view)
+        at = content.find(_HEAP)
+        while at >= 0:
+            if start + at not in self._heaps and not self._is_heap(start + at):
+                self._error = self._error or ValueError("a collection of its texts is damaged")
+                view[at : at + 4] = bytes(4)
+            at = content.find(_HEAP, at + 1)
+
+    def _is_heap(self, at: int) -> bool:
+        """Tell whether a collection is whole, or none at all."""
+        begin = self._peek(at, _HEAP_HEADER)
+        if len(begin) < _HEAP_HEADER:
+            return True  # no room for one
+        size = _HEAP_SIZE.unpack_from(begin, 8)[0]
+        left = os.fstat(self.fileno()).st_size - at
+        if size > left or not _has_objects(self._peek(at, size)):
+            return False
+        self._heaps.add(at)
+        return True
+
+    def _peek(self, at: int, size: int) -> bytes:
+        place = self.tell()
+        self.seek(at)
+        content = self.read(size)
+        self.seek(place)
+        return content
 
     def write(self, buffer: Any) -> int:
         """Write the whole buffer, or keep it in memory once anything has failed."""
@@ -90,16 +123,13 @@ class SteadyFile(io.FileIO):
         return size or 0
 
 
-def _is_heap(view: memoryview) -> bool:
+def _has_objects(heap: bytes) -> bool:
     """Tell whether the objects of a global heap collection lie within it, one after another."""
-    size = _HEAP_SIZE.unpack_from(view, 8)[0] if len(view) >= _HEAP_HEADER else 0
-    if size > len(view):
-        return True  # HDF5 reads its beginning, and then the whole
     at = _HEAP_HEADER
-    while at + _HEAP_HEADER <= size:
-        index, length = _HEAP_OBJECT.unpack_from(view, at)
+    while at + _HEAP_HEADER <= len(heap):
+        index, length = _HEAP_OBJECT.unpack_from(heap, at)
         needed = length if index == 0 else _HEAP_HEADER + length + -length % 8
-        if not _HEAP_HEADER <= needed <= size - at:
+        if not _HEAP_HEADER <= needed <= len(heap) - at:
             return False
         at += needed
     return True

@@ -3,6 +3,8 @@
 `persistence` parses what it writes, too, so that no file is written that would be refused later.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
@@ -145,6 +147,11 @@ _EPOCH = {
 }
 
 
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Return the hash of a configuration, without the entry that holds it: of its sorted JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def parse_config(text: str, parameters: Collection[str] = PARAMETERS) -> dict[str, Any]:
     """Parse a model's configuration.
 
@@ -173,7 +180,10 @@ def parse_config(text: str, parameters: Collection[str] = PARAMETERS) -> dict[st
             f"it has model format version {shortened(config.get('format_version'))}; this "
             f"sparsecode reads version {FORMAT_VERSION}"
         )
+    digest = config.pop("config_sha256", None)  # files from before there was one have none
     _check(config, _CONFIG, "configuration")
+    if digest not in (None, config_sha256(config)):
+        raise ValueError("it is damaged: the configuration does not have the stored hash")
     _check(config["spec"], _SPEC, "spec")
     rules = {name: _PARAMETERS.get(name, _ANYTHING) for name in parameters}
     _check(config["parameters"], rules, "parameters")

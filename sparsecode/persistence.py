@@ -29,6 +29,7 @@ from sparsecode.model_config import (
     FORMAT,
     FORMAT_VERSION,
     PARAMETERS,
+    config_sha256,
     parse_config,
 )
 from sparsecode.strict_json import parse_json
@@ -48,7 +49,6 @@ __all__ = [
     "verify_model",
 ]
 
-_HASH = "config_sha256"
 _MAX_HEADER = 64 << 20
 _MAX_TENSORS = 4096
 _MAX_HISTORY = 100_000
@@ -90,8 +90,8 @@ def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[s
     }
     config["weights_sha256"] = _sha256(tensors)
     try:
-        text = json.dumps(config, allow_nan=False)
-        data = save(tensors, metadata={FORMAT: text, _HASH: _text_sha256(text)})
+        config["config_sha256"] = config_sha256(config)
+        data = save(tensors, metadata={FORMAT: json.dumps(config, allow_nan=False)})
         _parse_header(data, len(data), config["parameters"])
     except ValueError as error:
         raise RefusedError(f"the model cannot be saved as {path}: {error}") from error
@@ -177,14 +177,11 @@ def _parse_header(data: bytes, size: int, parameters: Collection[str]) -> dict[s
     if not isinstance(header, dict) or len(header) > _MAX_TENSORS + 1:
         raise ValueError(f"its header is not an object of at most {_MAX_TENSORS} tensors")
     metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or metadata.keys() - {_HASH} != {FORMAT}:
+    if not isinstance(metadata, dict) or metadata.keys() != {FORMAT}:
         raise ValueError("it is not a sparsecode model: its metadata are of another program")
     text = metadata[FORMAT]
     if not isinstance(text, str):
         raise ValueError("it is not a sparsecode model: its configuration is no text")
-    # Files from before there was this hash have none.
-    if metadata.get(_HASH, _text_sha256(text)) != _text_sha256(text):
-        raise ValueError("it is damaged: the configuration does not have the stored hash")
     return parse_config(text, parameters)
 
 
@@ -325,10 +322,6 @@ def _check_weights(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
     for name in ("input_scale", "scale"):
         if tensors[name] <= 0:
             raise ValueError(f"tensor {name} is not positive")
-
-
-def _text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
