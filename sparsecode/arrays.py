@@ -16,7 +16,7 @@ from scipy import sparse
 from scipy.sparse import csr_array
 
 from sparsecode import rows_hdf5, rows_parquet
-from sparsecode.errors import NoInputError, RefusedError, SparsecodeError
+from sparsecode.errors import NoInputError, RefusedError, SparsecodeError, plain_text
 
 
 class _Rows(Protocol):
@@ -190,7 +190,7 @@ def _refusing(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NoInputError(f"{path!r} does not exist; name an array file") from error
     except Exception as error:
-        raise RefusedError(f"{path!r} cannot be used as input: {error}") from error
+        raise RefusedError(f"{path!r} cannot be used as input: {plain_text(error)}") from error
 
 
 def _check(rows: _Rows) -> None:

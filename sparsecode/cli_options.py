@@ -7,7 +7,13 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from sparsecode.errors import NoInputError, OutputError, SparsecodeError, StoppedError
+from sparsecode.errors import (
+    NoInputError,
+    OutputError,
+    SparsecodeError,
+    StoppedError,
+    plain_lines,
+)
 
 EXIT_REFUSED, EXIT_SOME_FAILED, EXIT_NO_INPUT, EXIT_OUTPUT = 2, 3, 4, 5
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
@@ -303,7 +309,7 @@ def exit_codes() -> Iterator[None]:
 
 def fail(message: str, code: int) -> None:
     """Say one line on stderr and leave with an exit code."""
-    typer.echo(f"sparsecode: {message}", err=True)
+    typer.echo(f"sparsecode: {plain_lines(message)}", err=True)
     raise typer.Exit(code) from None
 
 
@@ -314,4 +320,4 @@ def shows_progress(progress: When, quiet: bool) -> bool:
 
 def say(quiet: bool) -> Any:
     """Return a function that prints a sentence on stderr, unless `quiet`."""
-    return lambda sentence: None if quiet else typer.echo(sentence, err=True)
+    return lambda sentence: None if quiet else typer.echo(plain_lines(sentence), err=True)

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from sparsecode import files, hdf5
 from sparsecode.content import ContentHash, as_array
 from sparsecode.errors import OutputError
+from sparsecode.strict_json import parse_json
 
 FORMAT_VERSION = 1
 _FIELDS = {
@@ -351,6 +352,8 @@ def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"metadata {unknown} are unknown; known are {sorted(_FIELDS)}")
     given = _FIELDS | dict(metadata)
     config = json.dumps(given["config"], sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if not isinstance(parse_json(config), dict):  # nothing is written that could not be read
+        raise ValueError("config is not a JSON object")
     failed = {name: _text(given[name], name) for name in ("failed_path", "failed_reason")}
     if len({len(values) for values in failed.values()}) != 1:
         raise ValueError("failed_path and failed_reason differ in length; one reason per path")

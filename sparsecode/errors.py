@@ -57,3 +57,21 @@ class StoppedError(SparsecodeError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+_MAX_TEXT = 500
+
+
+def plain_text(value: object) -> str:
+    """Return text that may come from a foreign file as one line, shortened, for a message."""
+    text = str(value)
+    return _escaped(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")
+
+
+def plain_lines(text: str) -> str:
+    """Return text that may come from a foreign file without what would command a terminal."""
+    return "\n".join(map(_escaped, text.split("\n")))
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

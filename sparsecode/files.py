@@ -6,18 +6,39 @@ its name, or not at all.
 
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from sparsecode.errors import OutputError, RefusedError
 
 _WRITABLE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+_READABLE = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def open_new(path: str | os.PathLike[str]) -> int:
     """Create or empty a file; return its descriptor."""
     return os.open(path, _WRITABLE | _BINARY, 0o666)
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open for reading what is a file and nothing else; return its descriptor.
+
+    A FIFO would wait for its other end, a device may have no end.
+
+    Raises
+    ------
+    OSError
+        It is missing, something else, or cannot be read.
+    """
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise OSError("it is not a regular file")
+    descriptor = os.open(path, _READABLE | _BINARY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced meanwhile
+        os.close(descriptor)
+        raise OSError("it is not a regular file")
+    return descriptor
 
 
 def write(descriptor: int, data: memoryview) -> int:

@@ -7,7 +7,8 @@ therefore opened through `SteadyFile`, which never fails inside HDF5 and reports
 
 import io
 import math
-import stat
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,14 @@ from sparsecode import files
 
 # The libraries' own upper bound for deflate is 1032:1, so a real dataset never claims more.
 MAX_COMPRESSION = 1100
+# A global heap collection: 16 bytes with its size, then objects of 16 bytes and their content.
+_HEAP, _HEAP_HEADER = b"GCOL\1\0\0\0", 16
+_HEAP_SIZE, _HEAP_OBJECT = struct.Struct("<Q"), struct.Struct("<H6xQ")
 _BLOCK = 1 << 18
-_STRING_BLOCK = 1024
+_MAX_ATTRIBUTE = 1024
+# Each text of a block may be as long as the file, again and again.
+_MIN_TEXTS, _MAX_TEXTS = 64, 1024
+_TEXT_BYTES = 1 << 30
 
 
 class SteadyFile(io.FileIO):
@@ -32,10 +39,11 @@ class SteadyFile(io.FileIO):
     """
 
     def __init__(self, path: str, mode: str) -> None:
-        opener = (lambda name, _: files.open_new(name)) if "w" in mode else None
-        super().__init__(path, mode, opener=opener)
+        opener = files.open_new if "w" in mode else files.open_regular
+        super().__init__(path, mode, opener=lambda name, _: opener(name))
         self._error: BaseException | None = None
         self._unwritten: list[tuple[int, bytes]] = []
+        self._heaps: set[int] = set()
 
     def check(self) -> None:
         """Raise the first failure since opening, if there was one."""
@@ -56,7 +64,41 @@ class SteadyFile(io.FileIO):
             low, high = max(start, at), min(start + len(view), at + len(data))
             if low < high:
                 view[low - start : high - start] = data[low - at : high - at]
+        if not self._unwritten:
+            self._check_heaps(view, start)
         return len(view)
+
+    def _check_heaps(self, view: memoryview, start: int) -> None:
+        """Hide damaged collections of texts, in which HDF5 would walk for ever.
+
+        They need not begin where a read does, for HDF5 reads ahead.
+        """
+        content = bytes(view)
+        at = content.find(_HEAP)
+        while at >= 0:
+            if start + at not in self._heaps and not self._is_heap(start + at):
+                self._error = self._error or ValueError("a collection of its texts is damaged")
+                view[at : at + 4] = bytes(4)
+            at = content.find(_HEAP, at + 1)
+
+    def _is_heap(self, at: int) -> bool:
+        """Tell whether a collection is whole, or none at all."""
+        begin = self._peek(at, _HEAP_HEADER)
+        if len(begin) < _HEAP_HEADER:
+            return True  # no room for one
+        size = _HEAP_SIZE.unpack_from(begin, 8)[0]
+        left = os.fstat(self.fileno()).st_size - at
+        if size > left or not _has_objects(self._peek(at, size)):
+            return False
+        self._heaps.add(at)
+        return True
+
+    def _peek(self, at: int, size: int) -> bytes:
+        place = self.tell()
+        self.seek(at)
+        content = self.read(size)
+        self.seek(place)
+        return content
 
     def write(self, buffer: Any) -> int:
         """Write the whole buffer, or keep it in memory once anything has failed."""
@@ -81,20 +123,32 @@ class SteadyFile(io.FileIO):
         return size or 0
 
 
+def _has_objects(heap: bytes) -> bool:
+    """Tell whether the objects of a global heap collection lie within it, one after another."""
+    at = _HEAP_HEADER
+    while at + _HEAP_HEADER <= len(heap):
+        index, length = _HEAP_OBJECT.unpack_from(heap, at)
+        needed = length if index == 0 else _HEAP_HEADER + length + -length % 8
+        if not _HEAP_HEADER <= needed <= len(heap) - at:
+            return False
+        at += needed
+    return True
+
+
 @contextmanager
 def open_read(path: str | Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading: regular files only, without locks.
 
     Raises
     ------
-    OSError
-        The file is missing, not a regular file, not HDF5, or could not be read.
+    OSError, ValueError
+        The file is missing, not a regular file, not HDF5, damaged, or could not be read.
     """
-    if not stat.S_ISREG(Path(path).stat().st_mode):
-        raise OSError("it is not a regular file")
     with SteadyFile(str(path), "rb") as raw:
         try:
             with h5py.File(raw, "r") as file:
+                if file.id.get_create_plist().get_sizes() != (8, 8):
+                    raise ValueError("its addresses are not of 8 bytes")
                 yield file
         finally:
             raw.check()
@@ -109,7 +163,7 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
         It is missing, a link, virtual, or (partly) without storage, which would read as zeros.
     """
     where = f"{group.name.rstrip('/')}/{name}"
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+    if not _is_inside(group, name):
         raise ValueError(f"{where} is missing or a link; a dataset in the file is needed")
     item = group[name]
     if not isinstance(item, h5py.Dataset) or item.shape is None:
@@ -124,6 +178,94 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     if not complete:
         raise ValueError(f"{where} has shape {item.shape} but not all of its values were stored")
     return item
+
+
+def _is_inside(group: h5py.Group, name: str) -> bool:
+    # A longer path could lead through a link to another file.
+    return "/" not in name and isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def is_group(parent: h5py.Group, name: str) -> bool:
+    """Tell whether there is a group of that name.
+
+    Raises
+    ------
+    ValueError
+        There is a link, which may lead to another file, or nowhere.
+    """
+    if "/" in name or not isinstance(parent.get(name, getlink=True), h5py.HardLink | None):
+        raise ValueError(f"its {name} is a link; save it in the file itself")
+    return parent.get(name, getclass=True) is h5py.Group
+
+
+def _attribute(item: h5py.Group, name: str, rank: int, kind: type) -> Any:
+    """Read an attribute, or None; h5py may crash over damaged ones of other types."""
+    if name not in item.attrs:
+        return None
+    found = h5py.h5a.open(item.id, name.encode("utf-8"))
+    shape = found.shape
+    if len(shape) == rank and 0 in shape:
+        return ()
+    is_right = len(shape) == rank and isinstance(found.get_type(), kind)
+    if not is_right or math.prod(shape) > _MAX_ATTRIBUTE:
+        raise ValueError(f"{item.name} has an attribute {name} of another kind than it should")
+    return item.attrs[name]
+
+
+def text_attribute(item: h5py.Group, name: str) -> str | None:
+    """Read an attribute that is one text; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        It is not a text.
+    """
+    value = _attribute(item, name, 0, h5py.h5t.TypeStringID)
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def texts_attribute(item: h5py.Group, name: str) -> list[str]:
+    """Read an attribute that is a list of texts.
+
+    Raises
+    ------
+    ValueError
+        It is missing, something else, or has more than some hundred entries.
+    """
+    values = _attribute(item, name, 1, h5py.h5t.TypeStringID)
+    if values is None:
+        raise ValueError(f"{item.name} has no attribute {name}")
+    return [str(value) for value in values]
+
+
+def shape_attribute(item: h5py.Group, name: str) -> tuple[int, int]:
+    """Read an attribute that is a pair of integers.
+
+    Raises
+    ------
+    ValueError
+        It is missing or something else.
+    """
+    values = _attribute(item, name, 1, h5py.h5t.TypeIntegerID)
+    if values is None or len(values) != 2:
+        raise ValueError(f"{item.name} has no attribute {name} of two integers")
+    return int(values[0]), int(values[1])
+
+
+def read_scalar(group: h5py.Group, name: str) -> str | int:
+    """Read a dataset that is one text, or one integer.
+
+    Raises
+    ------
+    ValueError
+        It is something else.
+    """
+    item = dataset(group, name)
+    if item.shape != () or not (is_string(item) or item.dtype.kind in "iu"):
+        raise ValueError(f"{item.name} is not one text or one integer")
+    check_size(item)
+    value = item[()]
+    return value.decode("utf-8") if isinstance(value, bytes) else int(value)
 
 
 def check_size(item: h5py.Dataset) -> None:
@@ -157,8 +299,9 @@ def blocks(item: h5py.Dataset, start: int = 0, stop: int | None = None) -> Itera
     """
     check_size(item)
     text = is_string(item)
-    step = _STRING_BLOCK if text else _BLOCK
     budget = item.file.id.get_filesize()
+    texts = min(max(_TEXT_BYTES // budget, _MIN_TEXTS), _MAX_TEXTS)
+    step = texts if text else _BLOCK
     first, last, _ = slice(start, stop).indices(item.shape[0])
     for at in range(first, last, step):
         block = item[at : min(at + step, last)]
@@ -213,8 +356,7 @@ def read_column(
 
 def column_parts(group: h5py.Group, name: str) -> tuple[h5py.Dataset, h5py.Dataset | None]:
     """Return a column's values, or the codes and the categories of a categorical one."""
-    is_inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
-    if not is_inside or group.get(name, getclass=True) is not h5py.Group:
+    if not _is_inside(group, name) or group.get(name, getclass=True) is not h5py.Group:
         return dataset(group, name), None
     return dataset(group[name], "codes"), dataset(group[name], "categories")
 

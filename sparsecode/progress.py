@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from sparsecode.errors import plain_lines
+
 if TYPE_CHECKING:  # the command line shows tables without waiting for torch
     from sparsecode.trainer import EpochRecord, ProgressCallback
 
@@ -218,7 +220,7 @@ def print_rows(rows: Mapping[str, str], stderr: bool = False) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(plain_lines(value)))
     Console(stderr=stderr, highlight=False).print(table)
 
 

@@ -11,6 +11,8 @@ from scipy.sparse import csr_array
 
 from sparsecode import hdf5
 
+_MAX_COLUMNS = 2**31
+
 
 @dataclass(frozen=True)
 class DenseRows:
@@ -80,26 +82,11 @@ def open_rows(
         The file is damaged, lies about itself or holds no rows.
     """
     with hdf5.open_read(path) as file:
-        rows = _sparse_rows(path, file) if _is_group(file, "X") else _dense_rows(path, file)
-        if not _is_group(file, "obs"):
+        rows = _sparse_rows(path, file) if hdf5.is_group(file, "X") else _dense_rows(path, file)
+        if not hdf5.is_group(file, "obs"):
             return rows, None, None
-        index = _text(file["obs"], "_index") or "_index"
+        index = hdf5.text_attribute(file["obs"], "_index") or "_index"
         return rows, _column(path, file, index), _column(path, file, "label")
-
-
-def _is_group(file: h5py.File, name: str) -> bool:
-    link = file.get(name, getlink=True)
-    if link is not None and not isinstance(link, h5py.HardLink):
-        raise ValueError(f"its {name} is a link; save it in the file itself")
-    return file.get(name, getclass=True) is h5py.Group
-
-
-def _text(item: h5py.Group, name: str) -> str | None:
-    """Read an attribute if it is text; HDF5 may crash over damaged ones of other types."""
-    if name not in item.attrs or h5py.check_string_dtype(item.attrs.get_id(name).dtype) is None:
-        return None
-    value = item.attrs[name]
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _column(path: str, file: h5py.File, name: str) -> TextColumn | None:
@@ -125,18 +112,23 @@ def _dense_rows(path: str, file: h5py.File) -> DenseRows:
         key = found[0]
     group, _, name = key.rpartition("/")
     item = hdf5.dataset(file[f"/{group}"], name)
+    hdf5.check_size(item)
     return DenseRows(path, key, item.shape, item.dtype, item.chunks[0] if item.chunks else 1)
 
 
 def _sparse_rows(path: str, file: h5py.File) -> SparseRows:
     group = file["X"]
-    kind = _text(group, "encoding-type")
+    kind = hdf5.text_attribute(group, "encoding-type")
     if kind != "csr_matrix":
         raise ValueError(f"its X is a {kind}; save it as a CSR matrix or a dense array")
-    n_rows, n_columns = (int(size) for size in group.attrs["shape"])
+    n_rows, n_columns = hdf5.shape_attribute(group, "shape")
+    if not 1 <= n_columns < _MAX_COLUMNS:
+        raise ValueError(f"its X has {n_columns} columns")
     indptr, indices, data = (hdf5.dataset(group, name) for name in ("indptr", "indices", "data"))
-    hdf5.check_values(indptr)
-    fits = indptr.dtype.kind in "iu" and len(indptr) == n_rows + 1 and indptr[0] == 0
+    for item in (indptr, indices, data):
+        hdf5.check_values(item)
+    are_integers = indptr.dtype.kind in "iu" and indices.dtype.kind in "iu"
+    fits = are_integers and len(indptr) == n_rows + 1 and indptr[0] == 0
     if not fits or not indptr[-1] == len(indices) == len(data):
         raise ValueError("its X/indptr does not fit its shape, indices and data")
     return SparseRows(path, (n_rows, n_columns), data.dtype)

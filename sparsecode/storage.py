@@ -1,6 +1,5 @@
 """Read, check and describe codes in HDF5; `CodesWriter` writes them (see docs/file-format.md)."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from sparsecode import hdf5
 from sparsecode.codes import SparseCodes
 from sparsecode.codes_writer import FORMAT_VERSION, CodesWriter
 from sparsecode.content import ContentHash, as_array
-from sparsecode.errors import CodesFormatError, NoInputError, SparsecodeError
+from sparsecode.errors import CodesFormatError, NoInputError, SparsecodeError, plain_text
+from sparsecode.strict_json import parse_json
 
 __all__ = [
     "CodesWriter",
@@ -134,8 +134,8 @@ def read_failures(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         As for `read_codes`.
     """
     with _opened(path) as layout:
-        paths, reasons = (hdf5.read_values(hdf5.dataset(layout.own, name)) for name in _LISTS)
-        return list(zip(paths.tolist(), reasons.tolist(), strict=True))
+        metadata = _metadata(layout.own)
+        return list(zip(*(metadata[name] for name in _LISTS), strict=True))
 
 
 def verify_codes(path: str | os.PathLike[str]) -> list[str]:
@@ -225,16 +225,18 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Layout]:
     except FileNotFoundError as error:
         raise NoInputError(f"{path} does not exist; name an .h5 file of codes") from error
     except Exception as error:
-        raise CodesFormatError(f"{path} cannot be read as sparsecode codes: {error}") from error
+        reason = plain_text(error)
+        raise CodesFormatError(f"{path} cannot be read as sparsecode codes: {reason}") from error
 
 
 def _layout(file: h5py.File) -> _Layout:
     own = _group(_group(file, "uns", "dict"), "sparsecode", "dict")
-    version = int(hdf5.dataset(own, "format_version")[()])
+    version = hdf5.read_scalar(own, "format_version")
     if version != FORMAT_VERSION:
-        raise ValueError(f"its format_version is {version}; this sparsecode reads {FORMAT_VERSION}")
+        found = plain_text(version)
+        raise ValueError(f"its format_version is {found}; this sparsecode reads {FORMAT_VERSION}")
     x = _group(file, "X", "csr_matrix")
-    n_samples, n_latents = (int(size) for size in x.attrs["shape"])
+    n_samples, n_latents = hdf5.shape_attribute(x, "shape")
     if n_samples < 0 or not 1 <= n_latents < 2**31:
         raise ValueError(f"X has the impossible shape ({n_samples}, {n_latents})")
     indptr, indices, data = (hdf5.dataset(x, name) for name in ("indptr", "indices", "data"))
@@ -246,28 +248,59 @@ def _layout(file: h5py.File) -> _Layout:
     if (indptr.dtype.kind, indices.dtype.kind, data.dtype.kind) != ("i", "i", "f"):
         raise ValueError("X/indptr and X/indices must be integers and X/data floats")
     obs, var = _group(file, "obs", "dataframe"), _group(file, "var", "dataframe")
+    for item in (indptr, indices, data):
+        hdf5.check_values(item)
+    for frame, length in ((obs, n_samples), (var, n_latents)):
+        _check_frame(frame, length)
+    _texts(own)
     return _Layout((n_samples, n_latents), indptr, indices, data, obs, var, own)
 
 
 def _group(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
     where = f"{parent.name.rstrip('/')}/{name}"
-    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{where} is missing or a link")
+    if not hdf5.is_group(parent, name):
+        raise ValueError(f"{where} is missing or a link, or no group")
     group = parent[name]
-    if not isinstance(group, h5py.Group) or group.attrs.get("encoding-type") != kind:
+    if hdf5.text_attribute(group, "encoding-type") != kind:
         raise ValueError(f"{where} is not a group of encoding-type {kind!r}")
     return group
 
 
 def _order(frame: h5py.Group) -> list[str]:
-    return [str(name) for name in frame.attrs["column-order"]]
+    names = hdf5.texts_attribute(frame, "column-order")
+    if len({"_index", *names}) <= len(names):
+        raise ValueError(f"{frame.name} lists a column twice, or its index")
+    return names
+
+
+def _check_frame(frame: h5py.Group, length: int) -> None:
+    """Check that all columns can be read, and before any is, that none claims to be longer."""
+    for name in ("_index", *_order(frame)):
+        values, categories = hdf5.column_parts(frame, name)
+        for item in filter(None, (values, categories)):
+            hdf5.check_values(item)
+        if values.shape != (length,):
+            raise ValueError(f"{frame.name}/{name} does not have {length} entries")
+
+
+def _texts(own: h5py.Group) -> dict[str, Any]:
+    texts: dict[str, Any] = {name: hdf5.read_scalar(own, name) for name in _TEXTS}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"not all of {', '.join(_TEXTS)} are text")
+    config = parse_json(texts.pop("config_json"))
+    if not isinstance(config, dict):
+        raise ValueError("config_json is not an object")
+    lists = [hdf5.dataset(own, name) for name in _LISTS]
+    for item in lists:
+        hdf5.check_values(item)
+    if lists[0].shape != lists[1].shape:
+        raise ValueError("failed_path and failed_reason differ in length")
+    return {"format_version": FORMAT_VERSION, "config": config} | texts
 
 
 def _metadata(own: h5py.Group) -> dict[str, Any]:
-    texts = {name: hdf5.dataset(own, name)[()].decode("utf-8") for name in _TEXTS}
-    config = json.loads(texts.pop("config_json"))
-    lists = {name: hdf5.read_values(hdf5.dataset(own, name)).tolist() for name in _LISTS}
-    return {"format_version": FORMAT_VERSION, "config": config} | texts | lists
+    lists = {name: hdf5.read_values(own[name]).tolist() for name in _LISTS}
+    return _texts(own) | lists
 
 
 def _row_starts(layout: _Layout) -> np.ndarray:
@@ -280,7 +313,9 @@ def _row_starts(layout: _Layout) -> np.ndarray:
 def _rows(layout: _Layout, start: int, stop: int) -> SparseCodes:
     indptr = hdf5.read_values(layout.indptr, start, stop + 1)
     first, last = int(indptr[0]), int(indptr[-1])
-    if not 0 <= first <= last <= layout.data.shape[0] or (np.diff(indptr) < 0).any():
+    n_values, is_last = layout.data.shape[0], stop == layout.shape[0]
+    is_whole = (start > 0 or first == 0) and (not is_last or last == n_values)
+    if not (is_whole and 0 <= first <= last <= n_values) or (np.diff(indptr) < 0).any():
         raise ValueError("X/indptr does not rise from 0 to the number of stored values")
     indices = hdf5.read_values(layout.indices, first, last)
     data = hdf5.read_values(layout.data, first, last)
@@ -331,17 +366,16 @@ def _problems(layout: _Layout) -> Iterator[str]:
     _hash_all(layout, content)
     stored = _metadata(layout.own)["content_sha256"]
     if content.hexdigest() != stored:
+        stored = plain_text(stored)
         yield f"the content does not have the hash {stored} that was stored when it was written"
 
 
 def _frame_problems(layout: _Layout, counts: np.ndarray) -> Iterator[str]:
-    for frame, length in ((layout.obs, layout.shape[0]), (layout.var, layout.shape[1])):
+    for frame in (layout.obs, layout.var):
         columns = {"_index", *_order(frame)}
         if columns != set(frame):
-            yield f"{frame.name} holds {sorted(frame)}, but its columns are {sorted(columns)}"
-        for name in columns:
-            if hdf5.dataset(frame, name).shape != (length,):
-                yield f"{frame.name}/{name} does not have {length} entries"
+            held, listed = (plain_text(sorted(names)) for names in (frame, columns))
+            yield f"{frame.name} holds {held}, but its columns are {listed}"
     names = hdf5.read_column(layout.obs, "_index")
     if len(set(names)) != len(names):
         yield "obs/_index names a row twice"
@@ -366,10 +400,7 @@ def _hash_all(layout: _Layout, content: ContentHash) -> None:
 def _hash(item: h5py.Dataset, content: ContentHash) -> None:
     path = item.name[1:]
     if item.shape == ():
-        value = item[()]
-        content.update(
-            path, as_array(value.decode("utf-8") if hdf5.is_string(item) else int(value))
-        )
+        content.update(path, as_array(hdf5.read_scalar(item.parent, path.rpartition("/")[2])))
         return
     content.update(path, np.empty(0, dtype=object if hdf5.is_string(item) else item.dtype))
     for block in hdf5.blocks(item):

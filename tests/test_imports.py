@@ -14,17 +14,19 @@ import sparsecode
 PACKAGE = Path(sparsecode.__file__).parent
 # A module imports from modules above it only; docs/architecture.md shows this list to people.
 ORDER = """
-_version errors files hdf5 listing inputs rows_hdf5 rows_parquet arrays images image_worker
-image_pool sources device loader distributions kl networks gate vae elbo coding refinement trainer
-progress history_log calibration defaults fitting persistence codes content codes_writer storage
-parts merging stopping diagnostics labels companions probe probing report displays transformer
-model_view baseline_models probe_device file_fitting encoding_job encoding_summary encoding decoding
-cli_options cli_reports cli_files cli_work cli __main__ __init__
+_version errors files strict_json hdf5 listing inputs rows_hdf5 rows_parquet arrays images
+image_worker image_pool sources device loader distributions kl networks gate vae elbo coding
+refinement trainer progress history_log calibration defaults fitting model_config persistence
+codes content codes_writer storage parts merging stopping diagnostics labels companions probe
+probing report displays transformer model_view baseline_models probe_device file_fitting
+encoding_job encoding_summary encoding decoding cli_options cli_reports cli_files cli_work cli
+__main__ __init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
-errors files hdf5 listing inputs rows_hdf5 rows_parquet arrays images image_worker image_pool
-sources progress history_log codes content codes_writer storage parts merging stopping diagnostics
-labels companions probe probing report displays cli_options cli_reports cli_files cli_work cli
+errors files strict_json hdf5 listing inputs rows_hdf5 rows_parquet arrays images image_worker
+image_pool sources progress history_log model_config codes content codes_writer storage parts
+merging stopping diagnostics labels companions probe probing report displays cli_options
+cli_reports cli_files cli_work cli
 """.split()  # noqa: SIM905
 HEAVY = {"torch", "sklearn", "scipy", "h5py", "numpy", "safetensors", "PIL", "rich", "typer"}
 OPTIONAL = {"matplotlib", "pyarrow", "tensorboard"}

@@ -684,6 +684,7 @@ def test_describe(written):
         "obs_columns": ["width", "height", "label"],
         "var_columns": ["activation_frequency", "dead"],
         "n_failed": 2,
+        "n_dead": 0,
         "bytes": written.stat().st_size,
         "format_version": 1,
         "config": METADATA["config"],

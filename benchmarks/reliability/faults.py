@@ -105,7 +105,7 @@ def fail_everywhere(work: Work, expected: str, faults: Faults, kind: str) -> Cou
 
 def _run(work: Work, kind: str) -> str:
     if kind == "exit":
-        pid = forked(lambda: None if work.encode() else None)
+        pid = forked(work.encode)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return "ended" if code == _EXIT else "other errors"
     try:

@@ -100,7 +100,7 @@ class Work:
         return sorted(path.name for path in self.folder.iterdir() if path.name not in known)
 
 
-def forked(task: Callable[[], None]) -> int:
+def forked(task: Callable[[], object]) -> int:
     """Start a copy of this process that does the task and ends with 0; return its number.
 
     Nothing in it is cleaned up and no handler of the parent runs, as in a process of its own, but

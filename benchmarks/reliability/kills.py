@@ -32,7 +32,7 @@ Start = Callable[[Work], int]
 
 def in_a_fork(work: Work) -> int:
     """Start the job in a copy of this process."""
-    return forked(lambda: None if work.encode() else None)
+    return forked(work.encode)
 
 
 def as_a_command(work: Work) -> int:
