@@ -1,0 +1,1 @@
+"""How fast: `fit`, `transform`, `encode` and `imports`, each beside a rival, and the limit."""

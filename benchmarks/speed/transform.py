@@ -1,0 +1,205 @@
+"""`transform` beside the bare product of the encoder, and beside dictionary learning with OMP.
+
+python -m benchmarks.speed.transform --data-dir ../shared/data --threads 1
+
+``product``: 60,000 rows at 512 latents, beside ``relu(x @ W + b)`` in torch on all rows at once,
+and beside OMP with as many non-zeros (some rows, scaled up: each costs the same). ``rows``,
+``latents``, ``density``: what a row costs against each. The limit is the multiply-adds of the
+product at the best rate of a product of one chunk.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import sparse_encode
+from torch import Tensor
+
+from benchmarks.common import Row, RowFile, load_mnist, unit_float
+from benchmarks.speed.timing import in_turn, open_rows, options, product_rate, show, spread, wanted
+from sparsecode import SparseVAETransformer
+
+K, L0 = 512, 26
+_ROWS = (1_000, 10_000, 100_000, 1_000_000)
+_LATENTS = (64, 256, 1_024, 4_096, 16_384, 65_536)
+_DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+# Few enough that the largest number of latents takes seconds, not minutes.
+_LATENT_ROWS = 2_048
+_OMP_ROWS = 500
+_CHUNK = 4_096
+Rows = NDArray[Any]
+
+
+def quick_fit(rows: Rows, k: int, p: float) -> SparseVAETransformer:
+    """Estimator of the default kind after one epoch: speed does not depend on the weights."""
+    return SparseVAETransformer(k, p, hidden_sizes=(16,), max_iter=1, random_state=0).fit(rows)
+
+
+class BareProduct:
+    """``relu(x @ W + b)`` as one would write it, on all rows at once.
+
+    Standardisation is folded into W and b, which the package cannot do: large offsets would cancel.
+
+    Parameters
+    ----------
+    estimator : SparseVAETransformer
+        Its encoder is one linear map.
+    """
+
+    def __init__(self, estimator: SparseVAETransformer) -> None:
+        model = estimator.model_
+        with torch.no_grad():
+            zero = torch.zeros(1, model.spec.n_features)
+            self.bias = model.encoder.mean(model.standardise(zero))[0]
+            unit = torch.eye(model.spec.n_features)
+            self.weight = (model.encoder.mean(model.standardise(unit)) - self.bias).T.contiguous()
+
+    @torch.no_grad()
+    def __call__(self, rows: Rows) -> Tensor:
+        """Rectified means (n, k) of float32 rows in [0, 1] or of uint8 rows."""
+        x = torch.from_numpy(rows)
+        if x.dtype == torch.uint8:
+            x = x.float().div_(255)
+        return torch.nn.functional.linear(x, self.weight, self.bias).relu_()
+
+
+def omp(rows: NDArray[np.float32], atoms: NDArray[np.float32], l0: int) -> NDArray:
+    """Codes of exactly ``l0`` atoms by scikit-learn's OMP, the Gram matrix known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sparse_encode(
+            rows,
+            atoms,
+            gram=atoms @ atoms.T,
+            algorithm="omp",
+            n_nonzero_coefs=l0,
+            check_input=False,
+        )
+
+
+def product(args: argparse.Namespace, file: RowFile) -> None:
+    """Beside the bare product and OMP."""
+    data = load_mnist(args.data_dir)
+    for kind, rows in {"float32": unit_float(data.train), "uint8": data.train}.items():
+        key = {"benchmark": "transform", "comparison": "product", "input": kind}
+        file.get(key, partial(_product, rows, args.rounds))
+    show(
+        f"60,000 rows to codes, MNIST, {K} latents, L0 {L0}",
+        _rows(file, "product"),
+        lambda row: {
+            "input": row["input"],
+            "n": str(row["n"]),
+            "transform, s": spread(row["transform_s"]),
+            "bare product, s": spread(row["bare_s"]),
+            "of the product": spread(row["of_product"]),
+            "OMP, s": f"{row['omp_s'][0]:.0f}",
+            "times less": f"{row['omp_s'][0] / row['transform_s'][0]:.0f}",
+            "limit, s": f"{row['limit_s']:.2f}",
+        },
+    )
+
+
+def _product(rows: Rows, rounds: int) -> Row:
+    estimator = quick_fit(rows, K, 1 - L0 / K)
+    bare = BareProduct(estimator)
+    some = unit_float(rows[:_OMP_ROWS])
+    dictionary = estimator.model_.dictionary
+    if dictionary is None:
+        raise TypeError("the estimator has no dictionary")
+    atoms = dictionary.weight.detach().numpy().T.copy()
+    timings = in_turn(
+        {"transform": lambda: estimator.transform(rows), "bare": lambda: bare(rows)}, rounds
+    )
+    of_omp = in_turn({"omp": lambda: omp(some - some.mean(0), atoms, L0)}, 3).row()
+    scale = len(rows) / _OMP_ROWS
+    return {
+        **timings.row(),
+        "of_product": timings.ratio("transform", "bare"),
+        "omp_s": [seconds * scale for seconds in of_omp["omp_s"]],
+        "limit_s": _limit(len(rows), rows.shape[1], K),
+    }
+
+
+def _limit(n: int, d: int, k: int) -> float:
+    return n * d * k / product_rate(min(n, _CHUNK), d, k)
+
+
+def by_rows(args: argparse.Namespace, file: RowFile) -> None:
+    """Against rows."""
+    train = load_mnist(args.data_dir).train
+    estimator = quick_fit(train, K, 1 - L0 / K)
+    _along(args, file, "rows", _ROWS, lambda n: (estimator, np.resize(train, (n, 784))))
+
+
+def by_latents(args: argparse.Namespace, file: RowFile) -> None:
+    """Against latents, 5 % open."""
+    train = load_mnist(args.data_dir).train[:_LATENT_ROWS]
+    _along(args, file, "latents", _LATENTS, lambda k: (quick_fit(train, k, 0.95), train))
+
+
+def by_density(args: argparse.Namespace, file: RowFile) -> None:
+    """Against density."""
+    train = load_mnist(args.data_dir).train[: 4 * _CHUNK]
+    _along(args, file, "density", _DENSITIES, lambda q: (quick_fit(train, K, 1 - q), train))
+
+
+def _along(
+    args: argparse.Namespace,
+    file: RowFile,
+    name: str,
+    values: tuple[float, ...],
+    prepare: Callable[[Any], tuple[SparseVAETransformer, Rows]],
+) -> None:
+    for value in values:
+        key = {"benchmark": "transform", "comparison": name, name: value}
+        file.get(key, partial(_prepared_cost, prepare, value, args.rounds))
+    show(
+        f"transform against {name}, 784 features",
+        _rows(file, name),
+        lambda row: {
+            name: f"{row[name]:,}",
+            "n": str(row["n"]),
+            "seconds": spread(row["transform_s"]),
+            "µs per row": f"{row['transform_s'][0] / row['n_rows'] * 1e6:.1f}",
+            "of the limit": f"{row['transform_s'][0] / row['limit_s']:.2f}",
+        },
+    )
+
+
+def _prepared_cost(
+    prepare: Callable[[Any], tuple[SparseVAETransformer, Rows]], value: float, rounds: int
+) -> Row:
+    return _cost(*prepare(value), rounds)
+
+
+def _cost(estimator: SparseVAETransformer, rows: Rows, rounds: int) -> Row:
+    timings = in_turn({"transform": lambda: estimator.transform(rows)}, rounds)
+    limit = _limit(len(rows), rows.shape[1], estimator.n_components)
+    return {**timings.row(), "n_rows": len(rows), "limit_s": limit}
+
+
+def _rows(file: RowFile, comparison: str) -> list[Row]:
+    return [
+        row
+        for row in file.rows
+        if (row["benchmark"], row["comparison"]) == ("transform", comparison)
+    ]
+
+
+COMPARISONS = {"product": product, "rows": by_rows, "latents": by_latents, "density": by_density}
+
+
+def main() -> None:
+    args = options(__doc__).parse_args()
+    file = open_rows(args, "transform")
+    for name in wanted(args, COMPARISONS):
+        COMPARISONS[name](args, file)
+
+
+if __name__ == "__main__":
+    main()
