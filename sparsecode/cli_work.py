@@ -133,13 +133,10 @@ def fit(
         hidden_sizes=hidden_sizes, max_iter=max_iter, batch_size=batch_size,
         learning_rate=learning_rate, max_time=max_time, early_stopping=early_stopping,
     )  # fmt: skip
-    of_inputs = _given(
-        size=size, channels=channels, no_exif=no_exif, convolutional=convolutional, seed=seed
-    )
+    of_inputs = _given(size=size, channels=channels, no_exif=no_exif, convolutional=convolutional)
     fixed = (parameters.keys() | of_inputs.keys()) - {"max_iter", "max_time"}
-    if not resume:
-        parameters["random_state"] = seed or 0
-    parameters |= {"device": device, "verbose": int(shows_progress(progress, quiet))}
+    parameters |= {"random_state": seed or 0, "device": device}
+    parameters["verbose"] = int(shows_progress(progress, quiet))
     with exit_codes():
         if resume and fixed:
             fail(_cannot_change(fixed, model), EXIT_REFUSED)

@@ -1,7 +1,7 @@
 """Training on files: inputs -> rows in memory -> a fitted transformer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sparsecode.images import ImageOptions, survey
 from sparsecode.inputs import Selection, list_images
 from sparsecode.listing import Listing
 from sparsecode.sources import ImageSource, Matrix, Source, open_array_source, read_all
+from sparsecode.trainer import EpochRecord
 from sparsecode.transformer import SparseVAETransformer
 
 # Bytes of training rows held in memory; beyond them a random sample of rows trains the model.
@@ -25,6 +26,7 @@ _SURVEYED = 20_000
 
 Report = Callable[[str], None]
 """Called with one sentence for people."""
+_Listener = Callable[[EpochRecord], None]
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,9 @@ def _training_rows(source: Source, report: Report | None) -> Matrix:
 
 
 def _fitted(
-    transformer: SparseVAETransformer, X: Matrix, source: Source, log: HistoryLog | None
+    transformer: SparseVAETransformer, X: Matrix, source: Source, listener: _Listener | None
 ) -> SparseVAETransformer:
-    transformer._epoch_listener = log
+    transformer._epoch_listener = listener
     transformer.fit(X)
     transformer._epoch_listener = None  # an open file is no part of a fitted estimator
     images = source.options if isinstance(source, ImageSource) else None
@@ -196,19 +198,23 @@ def _resumed(
     if isinstance(found, ImageSource) and images is not None:
         found = image_source(found.listing, ImageOptions.from_dict(images), options)
     X = _training_rows(found, report)
-    planned = transformer._planned_epochs(X.shape[0])
-    history = transformer.history_
-    if (n_left := planned - len(history)) < 1:
+    planned, n_done = transformer._planned_epochs(X.shape[0]), transformer.n_iter_
+    if planned <= n_done:
         raise RefusedError(
-            f"{model} has had {len(history)} epochs of {planned}; name more with --max-iter"
+            f"{model} has had {n_done} epochs of {planned}; name more with --max-iter"
         )
     if report:
-        report(f"going on: {len(history)} of {planned} epochs were done")
-    own = {name: transformer.get_params()[name] for name in ("max_iter", "warm_start")}
-    _fitted(transformer.set_params(max_iter=n_left, warm_start=True), X, found, log)
-    transformer.set_params(**own)
-    transformer.history_ = history + transformer.history_
-    transformer.n_iter_ = len(transformer.history_)
+        report(f"going on: {n_done} of {planned} epochs were done")
+
+    def counted_on(record: EpochRecord) -> EpochRecord:
+        return replace(record, epoch=record.epoch + n_done)
+
+    history, own = transformer.history_, transformer.get_params()
+    transformer.set_params(max_iter=planned - n_done, warm_start=True)
+    _fitted(transformer, X, found, (lambda record: log(counted_on(record))) if log else None)
+    transformer.set_params(max_iter=own["max_iter"], warm_start=own["warm_start"])
+    transformer.history_ = history + [counted_on(record) for record in transformer.history_]
+    transformer.n_iter_ += n_done
     return transformer
 
 
@@ -238,7 +244,8 @@ def fit_files(
         Replace an existing output.
     resume : bool, default=False
         Go on with the model that is there, for the epochs of ``max_iter`` that it has not had. Its
-        weights and parameters are kept; the learning rate warms up again, and ends at 0.
+        weights and parameters are kept; the learning rate warms up again, and ends at 0. Give the
+        same ``random_state``, which is not in the file: it chooses the rows that are held out.
     report : callable, optional
     log_dir : path-like, optional
         Folder for ``history.jsonl`` and, where TensorBoard is installed, its events.

@@ -213,7 +213,8 @@ def _numpy() -> bytes:
     return stream.getvalue()
 
 
-def _socket(path: Path, _: bytes) -> None:
+def bind_socket(path: Path) -> None:
+    """Leave a socket at a path."""
     here = Path.cwd()
     os.chdir(path.parent)  # a socket's whole path may be too long
     try:
@@ -247,7 +248,7 @@ FILES: dict[str, Make] = {
     "gzip": lambda path, good: _write(path, gzip.compress(good)),
     "a folder": lambda path, _: path.mkdir(),
     "a FIFO": lambda path, _: os.mkfifo(path),
-    "a socket": _socket,
+    "a socket": lambda path, _: bind_socket(path),
     "a link to itself": _link("model.safetensors"),
     "a link to /dev/zero": _link("/dev/zero"),
 }

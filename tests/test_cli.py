@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import sparsecode
+from sparsecode.cli import app
 
 FAST = ["-k", "8", "--max-iter", "2", "--batch-size", "16"]
 
@@ -232,6 +235,19 @@ def test_help_and_version_do_not_load_torch() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert run("--version").stdout.strip() == f"sparsecode {sparsecode.__version__}"
+
+
+def test_the_reference_lists_every_command_and_option() -> None:
+    text = (Path(__file__).parents[1] / "docs/command-line-reference.md").read_text()
+    sections = dict(re.findall(r"^## `sparsecode (\w+)`\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    commands = typer.main.get_command(app).commands
+    assert sections.keys() == commands.keys()
+    for name, command in commands.items():
+        options = {flag for p in command.params for flag in p.opts if flag.startswith("-")}
+        # "-0, --null <kind>": what stands before the kind.
+        lines = re.findall(r"^\* `(-[^`]*)`", sections[name], re.M)
+        listed = {flag for line in lines for flag in re.findall(r"(?:^|, )(--?[\w-]+)", line)}
+        assert listed == options | {"--help"}, name
 
 
 def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -1,5 +1,7 @@
 """Training on files: what is read, and how a training goes on."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,10 +34,15 @@ def test_a_training_goes_on_for_the_epochs_that_are_left(images, tmp_path):
     first = fit(images, model, max_iter=2)
     before = first.model_.state_dict()
     said = []
+    untouched = model.read_bytes()
     second = sparsecode.fit_files(
-        [images], model, options=HERE, parameters={"max_iter": 5}, resume=True, report=said.append
-    )
-    assert said == ["going on: 2 of 5 epochs were done"]
+        [images], model, options=HERE, parameters={"max_iter": 5, "random_state": 0}, resume=True,
+        report=said.append, log_dir=tmp_path / "log",
+    )  # fmt: skip
+    assert said[-1] == "going on: 2 of 5 epochs were done"
+    assert [record.epoch for record in second.history_] == [1, 2, 3, 4, 5]
+    lines = (tmp_path / "log/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [3, 4, 5]
     assert len(second.history_) == second.n_iter_ == 5
     assert second.history_[:2] == first.history_
     loaded = sparsecode.SparseVAETransformer.load(model)
@@ -44,6 +51,10 @@ def test_a_training_goes_on_for_the_epochs_that_are_left(images, tmp_path):
     changed = [not np.allclose(value, before[name]) for name, value in
                loaded.model_.state_dict().items()]  # fmt: skip
     assert any(changed)
+    (tmp_path / "again.safetensors").write_bytes(untouched)
+    again = fit(images, tmp_path / "again.safetensors", True, max_iter=5, random_state=0)
+    for name, value in again.model_.state_dict().items():
+        np.testing.assert_array_equal(value, second.model_.state_dict()[name])
     # From where it was, not from the start.
     assert second.history_[2].distortion < first.history_[0].distortion
 

@@ -10,7 +10,6 @@ is no image. Exits with 1 if one is not, or if the process hangs or ends with an
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.common import machine, print_console, print_table
 from sparsecode import SparseVAETransformer
 from sparsecode.images import ImageOptions
 from sparsecode.storage import read_codes, verify_codes
+from tests.hostile_models import bind_socket
 
 _ROOT = Path(__file__).parents[2]
 _SECONDS = 300
@@ -81,16 +81,6 @@ def _image(path: Path) -> None:
         Image.fromarray(pixels).save(file, "PNG")
 
 
-def _socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # a socket's whole path may be too long
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-    finally:
-        os.chdir(here)
-
-
 def _hole(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**40)
@@ -132,7 +122,7 @@ def _no_row(make: Callable[[Path], object], name: str) -> Trap:
 
 TRAPS = {
     "FIFO": _no_row(os.mkfifo, "fifo.jpg"),
-    "socket": _no_row(_socket, "socket.png"),
+    "socket": _no_row(bind_socket, "socket.png"),
     "link to itself": _no_row(_link("self.png"), "self.png"),
     "link to nothing": _no_row(_link("nowhere"), "nothing.png"),
     "link to /dev/zero": _no_row(_link("/dev/zero"), "zero.png"),
