@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import sklearn
 import torch
-import torchvision
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -85,11 +84,11 @@ class DataSet:
 
 
 def load_mnist(data_dir: Path) -> DataSet:
-    return _torchvision("MNIST", torchvision.datasets.MNIST, data_dir)
+    return _torchvision("MNIST", data_dir)
 
 
 def load_fashion(data_dir: Path) -> DataSet:
-    data = _torchvision("Fashion-MNIST", torchvision.datasets.FashionMNIST, data_dir)
+    data = _torchvision("Fashion-MNIST", data_dir)
     if tuple(data.test_labels[: len(_FASHION_PUBLISHED)]) == _FASHION_PUBLISHED:
         return data
     note = (
@@ -108,7 +107,10 @@ def load_small_digits(seed: int = 0) -> DataSet:
     return DataSet("digits", train, train_labels, test, test_labels)
 
 
-def _torchvision(name: str, kind: Callable[..., Any], data_dir: Path) -> DataSet:
+def _torchvision(name: str, data_dir: Path) -> DataSet:
+    from torchvision import datasets  # needed for these data alone
+
+    kind = getattr(datasets, name.replace("-", ""))
     parts = [kind(str(data_dir), train=train, download=True) for train in (True, False)]
     (train, train_labels), (test, test_labels) = (
         (part.data.numpy().reshape(len(part), -1), part.targets.numpy()) for part in parts

@@ -77,7 +77,7 @@ class Inputs:
 
     @property
     def sha256(self) -> str:
-        """Identity of the inputs: the names of images, or shape, type and size of an array."""
+        """Identity of the inputs: the names of images, or a sample of an array's bytes."""
         return self.listing.sha256 if self.listing else self.array.sha256  # type: ignore[union-attr]
 
     def __len__(self) -> int:

@@ -131,6 +131,19 @@ def test_an_output_of_another_job_is_kept_and_what_differs_is_said(images, model
     assert sparsecode.verify_codes(output) == []
 
 
+def test_an_array_that_changed_is_another_input(tmp_path):
+    X = np.random.default_rng(0).random((50, 6), dtype=np.float32)
+    np.save(tmp_path / "X.npy", X)
+    model = tmp_path / "m.safetensors"
+    sparsecode.SparseVAETransformer(**FAST).fit(X).save(model)
+    encode(tmp_path / "X.npy", tmp_path / "out.h5", model)
+    np.save(tmp_path / "copy.npy", X)
+    assert encode(tmp_path / "copy.npy", tmp_path / "out.h5", model).was_done
+    np.save(tmp_path / "X.npy", X + 1)  # as many bytes as before
+    with pytest.raises(RefusedError, match="the inputs differ"):
+        encode(tmp_path / "X.npy", tmp_path / "out.h5", model)
+
+
 # --- going on ---------------------------------------------------------------------------------
 
 
