@@ -1,7 +1,6 @@
 """What was done before decides what is done: nothing, the rest, or a refusal that says why."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 import sparsecode
-from sparsecode import encoding, files
+from sparsecode import encoding
 from sparsecode.encoding_job import EncodeOptions, forecast, prepare
 from sparsecode.errors import ImageError, NoInputError, OutputError, RefusedError
 from sparsecode.file_fitting import InputOptions
@@ -19,7 +18,6 @@ from sparsecode.parts import folder_of, locked
 FAST = {"n_components": 8, "max_iter": 2, "batch_size": 16, "random_state": 0, "device": "cpu"}
 HERE = InputOptions(n_workers=0)
 PARTS = EncodeOptions(part_size=4)
-TWO_PARTS = EncodeOptions(part_size=6)
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +53,6 @@ def encode(images, output, model=None, run=PARTS, options=HERE, **others):
 def reference(images, model, tmp_path) -> bytes:
     encode(images, tmp_path / "reference.h5", model)
     return (tmp_path / "reference.h5").read_bytes()
-
-
-@pytest.fixture
-def broken_disk(monkeypatch):
-    """Let the n-th call of the package's own file operations fail; counts them."""
-    state = {"calls": 0, "fail_at": None, "error": OSError(28, "No space left on device")}
-
-    def wrap(name):
-        real = getattr(files, name)
-
-        def call(*arguments):
-            state["calls"] += 1
-            if state["calls"] == state["fail_at"]:
-                if state.get("exits"):
-                    os._exit(9)
-                if name == "write" and state.get("short"):
-                    return real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                raise state["error"]
-            return real(*arguments)
-
-        monkeypatch.setattr(files, name, call)
-
-    for name in ("open_new", "write", "truncate", "sync", "rename"):
-        wrap(name)
-    return state
 
 
 # --- nothing to do ----------------------------------------------------------------------------
@@ -240,56 +213,6 @@ def test_a_damaged_plan_is_said(images, model, tmp_path, monkeypatch):
 
 
 # --- whatever fails ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["error", "short"])
-def test_every_failing_file_operation_is_survived(images, model, tmp_path, broken_disk, kind):
-    output = tmp_path / "out.h5"
-    broken_disk["calls"] = 0
-    encode(images, tmp_path / "reference.h5", model, run=TWO_PARTS)
-    reference = (tmp_path / "reference.h5").read_bytes()
-    total = broken_disk["calls"]
-    assert total > 60
-    for fail_at in range(1, total + 1):
-        broken_disk.update(calls=0, fail_at=fail_at, short=kind == "short")
-        try:
-            encode(images, output, model, run=TWO_PARTS)
-        except OutputError as error:
-            assert "No space left" in str(error)  # noqa: PT017  # a short write alone is no error
-            # Only the last, that its new name is on the disk, can fail when it is there.
-            assert not output.exists() or output.read_bytes() == reference
-            broken_disk["fail_at"] = None
-            encode(images, output, model, run=TWO_PARTS)
-        assert output.read_bytes() == reference
-        assert {path.name for path in tmp_path.iterdir()} == {"in", "out.h5", "reference.h5"}
-        output.unlink()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_that_ends_at_any_file_operation_loses_nothing(
-    images, model, tmp_path, broken_disk
-):
-    encode(images, tmp_path / "reference.h5", model, run=TWO_PARTS)
-    reference = (tmp_path / "reference.h5").read_bytes()
-    output, fail_at, died = tmp_path / "out.h5", 0, True
-    while died:
-        fail_at += 1
-        pid = os.fork()
-        if pid == 0:  # the child ends where it stands, cleaning nothing up
-            broken_disk.update(calls=0, fail_at=fail_at, exits=True)
-            try:
-                encode(images, output, model, run=TWO_PARTS)
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        died = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-        if died:
-            assert not output.exists() or output.read_bytes() == reference
-            encode(images, output, model, run=TWO_PARTS)
-        assert output.read_bytes() == reference
-        assert not folder_of(output).exists()
-        output.unlink()
-    assert fail_at > 60
 
 
 def test_a_full_disk_is_seen_before_the_merge(images, model, tmp_path, monkeypatch):

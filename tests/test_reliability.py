@@ -10,8 +10,9 @@ from hostile_models import small_model
 
 pytest.importorskip("benchmarks.reliability", reason="the benchmarks are not beside the tests here")
 
-from benchmarks.reliability import flips, traps
+from benchmarks.reliability import faults, flips, kills, traps
 from benchmarks.reliability.child import outcomes
+from benchmarks.reliability.jobs import Work
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,41 @@ def test_an_unaccounted_trap_would_be_told(tmp_path):
         "failure 'fifo.jpg' is there, or not",
         "failure 'other.jpg' is there, or not",
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["ENOSPC", "short write", "exit"])
+def test_whichever_file_operation_fails_nothing_is_lost(tmp_path, kind):
+    work = Work(tmp_path / "work", n_images=10, part_size=6)
+    with faults.Faults().injected() as injected:
+        seen = faults.fail_everywhere(work, work.make(), injected, kind)
+    assert seen["wrong"] == 0
+    assert seen["points"] > 60
+    expected = {"ENOSPC": "clean errors", "short write": "went on", "exit": "ended"}
+    assert seen[expected[kind]] == seen["points"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_jobs_end_with_the_same_bytes(tmp_path):
+    work = Work(tmp_path / "work", n_images=40, part_size=4)
+    seen = kills.kill_often(work, work.make(), 12, kills.in_a_fork, seed=0)
+    assert seen["wrong"] == 0
+    assert seen["kills"] == 12
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_another_output_would_be_counted_as_wrong(tmp_path):
+    work = Work(tmp_path / "work", n_images=6, part_size=4)
+    work.make()
+    assert kills.kill_often(work, "another hash", 1, kills.in_a_fork, seed=0)["wrong"] > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits on the size of a file")
+def test_a_disk_that_is_too_small_is_a_clean_error_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    from benchmarks.reliability import full_disk  # it imports `resource`
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here: other sums would round otherwise
+    work = Work(tmp_path / "work", n_images=30, part_size=10)
+    expected = work.make()
+    seen = full_disk.fill(work, expected, 3, full_disk.largest_file(work))
+    assert (seen["exit 5"], seen["then whole"], seen["signals"], seen["wrong"]) == (3, 3, 0, 0)
