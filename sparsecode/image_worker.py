@@ -37,7 +37,10 @@ def main() -> None:
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     """Answer every path, each at once: the last one without an answer is the one that hangs."""
-    options = ImageOptions.from_dict(json.loads(questions.readline()))
+    head = questions.readline()
+    if not head:  # the parent was gone before it said what it wants
+        return
+    options = ImageOptions.from_dict(json.loads(head))
     for line in questions:
         for path in json.loads(line):
             answers.write(answer(path, options))
