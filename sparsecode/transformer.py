@@ -1,7 +1,7 @@
 """`SparseVAETransformer`: the spike-and-slab VAE as a scikit-learn transformer."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from math import sqrt
 from numbers import Integral, Real
@@ -21,10 +21,10 @@ from sklearn.base import (
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
-from torch import nn
+from torch import Tensor, nn
 
 from sparsecode import persistence
-from sparsecode.coding import Coder, to_csr
+from sparsecode.coding import Coder, Codes, rows_at_once
 from sparsecode.defaults import (
     USAGE_BALANCE,
     WEIGHT_DECAY,
@@ -53,7 +53,6 @@ _IMPORTANCE_SAMPLES = 64
 _BOUND_SEED = 0
 # Values in [0, 1] may be noisy; beyond this they are not pixels scaled to [0, 1].
 _FAR_ABOVE_ONE = 2.0
-_TRANSFORM_ROWS = 4096
 # Fields of ModelSpec that users know by another name.
 _PARAMETER = {
     "n_latents": "n_components",
@@ -492,11 +491,13 @@ class SparseVAETransformer(
             With exact zeros; an ndarray if ``sparse_output=False``.
         """
         coder = Coder(self._fitted())
-        parts = []
-        for x in chunks(self._rows(X), _TRANSFORM_ROWS):
-            codes = coder(x)
-            parts.append(to_csr(codes) if self.sparse_output else codes.cpu().numpy())
-        return _stacked(parts)
+        return _stacked([self._output(coder(x)) for x in self._chunks(self._rows(X))])
+
+    def _output(self, codes: Codes) -> Matrix:
+        return codes.to_csr() if self.sparse_output else codes.to_dense().cpu().numpy()
+
+    def _chunks(self, rows: Rows) -> Iterator[Tensor]:
+        return chunks(rows, rows_at_once(self.model_))
 
     def inverse_transform(self, codes: ArrayLike | Matrix) -> NDArray[np.float32]:
         """Decode codes to the mean of p(x | code).
@@ -519,7 +520,7 @@ class SparseVAETransformer(
         codes = self._check_codes(codes)
         with torch.no_grad(), matmul_precision(reduced=False):
             rows = as_rows(codes, model.scale.device)
-            means = [model.decode(z).mean.cpu().numpy() for z in chunks(rows, _TRANSFORM_ROWS)]
+            means = [model.decode(z).mean.cpu().numpy() for z in self._chunks(rows)]
         return np.concatenate(means)
 
     def refine(
@@ -577,12 +578,10 @@ class SparseVAETransformer(
         starts = as_rows(start, model.scale.device)
         parts = []
         with torch.no_grad(), matmul_precision(reduced=False):
-            for x, z in zip(
-                chunks(rows, _TRANSFORM_ROWS), chunks(starts, _TRANSFORM_ROWS), strict=True
-            ):
+            for x, z in zip(self._chunks(rows), self._chunks(starts), strict=True):
                 dtype = model.scale.dtype
                 refined = refine(model, x.to(dtype), z.to(dtype), n_steps, n_swaps).float()
-                parts.append(to_csr(refined) if self.sparse_output else refined.cpu().numpy())
+                parts.append(self._output(Codes.of_dense(refined)))
         return _stacked(parts)
 
     def inclusion_proba(self, X: ArrayLike | Matrix) -> NDArray[np.float32]:
@@ -603,8 +602,7 @@ class SparseVAETransformer(
         model = self._fitted()
         with torch.no_grad(), matmul_precision(reduced=False):
             parts = [
-                model.inclusion_proba(x).cpu().numpy()
-                for x in chunks(self._rows(X), _TRANSFORM_ROWS)
+                model.inclusion_proba(x).cpu().numpy() for x in self._chunks(self._rows(X))
             ]
         return np.concatenate(parts)
 
@@ -640,7 +638,7 @@ class SparseVAETransformer(
         noise = noise.to(model.scale)
         parts = [
             iwae_bound(model, x.double(), noise).cpu().numpy()
-            for x in chunks(rows, _TRANSFORM_ROWS)
+            for x in self._chunks(rows)
         ]
         return np.concatenate(parts)
 

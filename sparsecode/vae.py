@@ -228,7 +228,7 @@ class SparseVAE(nn.Module):
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return x (n, d) centred and divided by ``input_scale``."""
-        return (x - self.input_mean) / self.input_scale
+        return torch.sub(x, self.input_mean).div_(self.input_scale)
 
     def encode(self, x: Tensor) -> GatedNormal:
         """Posterior q(z | x) of shape (n, k).

@@ -5,7 +5,7 @@ from scipy import sparse
 from test_vae import model
 from torch import nn
 
-from sparsecode.coding import Coder, to_csr
+from sparsecode.coding import Coder, Codes
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def x():
 def test_a_code_is_the_mean_where_the_score_clears_the_threshold(posterior, x):
     vae = model(posterior=posterior).eval()
     vae.gate.threshold.fill_(0.1)
-    codes = Coder(vae)(x)
+    codes = Coder(vae)(x).to_dense()
     loc = vae.encode(x).loc.detach()
     score = loc.abs() if posterior == "gaussian" else loc
     torch.testing.assert_close(codes, torch.where(score > 0.1, loc, 0.0))
@@ -51,7 +51,8 @@ def test_a_score_within_rounding_of_the_threshold_falls_on_one_side(posterior, x
             score = exact[j].abs() if posterior == "gaussian" else exact[j]
             vae.gate.threshold.copy_(score + error)
             coder = Coder(vae)
-            together, alone = coder(x), torch.cat([coder(row[None]) for row in x])
+            together = coder(x).to_dense()
+            alone = torch.cat([coder(row[None]).to_dense() for row in x])
             assert torch.equal(together == 0, alone == 0)
             assert (together[0, j] != 0).item() == (score > vae.gate.threshold.double()).item()
             torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
@@ -59,10 +60,10 @@ def test_a_score_within_rounding_of_the_threshold_falls_on_one_side(posterior, x
 
 def test_compressed_codes_hold_the_non_zeros_only():
     codes = torch.tensor([[0.0, 1.5, 0.0], [0.0, 0.0, 0.0], [-2.0, 0.0, 3.0]])
-    matrix = to_csr(codes)
+    matrix = Codes.of_dense(codes).to_csr()
     assert isinstance(matrix, sparse.csr_array)
     assert matrix.dtype == np.float32
     assert matrix.nnz == 3
     assert matrix.has_canonical_format
     np.testing.assert_array_equal(matrix.toarray(), codes)
-    assert to_csr(torch.zeros(2, 3)).shape == (2, 3)
+    assert Codes.of_dense(torch.zeros(2, 3)).to_csr().shape == (2, 3)

@@ -1,16 +1,19 @@
-"""`sparsecode encode` on a folder of images beside decoding them alone.
+"""`sparsecode encode` on a folder of images beside decoding them alone, with the same workers.
 
 python -m benchmarks.speed.encode --data-dir ../shared/data --threads 1
 
-Two folders: MNIST's images as PNG, 28 by 28, and larger JPEG pictures made from them. The rivals
-are a loop over Pillow that decodes, turns to grey and shrinks, and stores nothing, and the same
-through the package's reader; what has not been decoded cannot be encoded. Files are in the page
-cache.
+Two folders: photographs that scikit-learn (and scikit-image, where it is installed) ships, cut
+to 640 by 427 pixels and saved as JPEG, encoded at 64 by 64 in colour; and MNIST's images as PNG.
+The rivals decode and resize, and keep nothing: a ``multiprocessing.Pool`` around the loop over
+Pillow that one would write, with Pillow's own shrinking of JPEGs, and the package's own pool of
+decoders. Both start their processes in each round, as the job does. Files are in the page cache.
 """
 
 import argparse
+import multiprocessing
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,68 +22,107 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import Row, load_mnist
+from benchmarks.other_data import photographs
 from benchmarks.speed.timing import in_turn, open_rows, options, show, spread
 from sparsecode.encoding import encode_files
 from sparsecode.file_fitting import InputOptions
-from sparsecode.images import ImageOptions, read_image
+from sparsecode.image_pool import CHUNK, ImagePool
+from sparsecode.images import ImageOptions
 
 K, P = 512, 0.95
-_SIDE = 28
-_LARGE = 256
-_FILES = {"PNG, 28 x 28": 4_000, "JPEG, 256 x 256": 1_000}
+_WIDTH, _HEIGHT = 640, 427
+_QUALITY = 90
+_TRAINING_ROUNDS = {"n_components": K, "p": P, "max_iter": 1, "random_state": 0}
 
 
-def write_images(folder: Path, images: NDArray[np.uint8], kind: str) -> list[Path]:
-    """Write (n, 28, 28) images as small PNG or large JPEG files."""
-    paths = []
-    for i, pixels in enumerate(images):
-        image = Image.fromarray(pixels)
-        if kind.startswith("JPEG"):
-            image = image.resize((_LARGE, _LARGE), Image.Resampling.BICUBIC)
-        paths.append(folder / f"{i:06d}.{kind[:4].strip(',').lower()}")
-        image.save(paths[-1])
-    return paths
+@dataclass(frozen=True)
+class Folder:
+    """Images to write, and what to make of them."""
+
+    count: int
+    images: ImageOptions
+    write: Callable[[Path, int], None]
 
 
-def decode_alone(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Pixels (n, 28, 28) by a plain loop over Pillow."""
-    pixels = np.empty((len(paths), _SIDE, _SIDE), np.uint8)
-    for i, path in enumerate(paths):
-        with Image.open(path) as image:
-            grey = image.convert("L")
-            if grey.size != (_SIDE, _SIDE):
-                grey = grey.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-            pixels[i] = np.asarray(grey)
-    return pixels
+def write_photographs(folder: Path, count: int) -> None:
+    """Cut and turn photographs, each cut another one, and save them as JPEG."""
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(pixels) for pixels in photographs().values()]
+    for i in range(count):
+        picture = pictures[i % len(pictures)]
+        share = rng.uniform(0.7, 1.0)
+        width = int(share * min(picture.width, picture.height * _WIDTH / _HEIGHT))
+        height = width * _HEIGHT // _WIDTH
+        left = int(rng.integers(picture.width - width + 1))
+        top = int(rng.integers(picture.height - height + 1))
+        box = (left, top, left + width, top + height)
+        cut = picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC, box=box)
+        cut.save(folder / f"{i:06d}.jpg", quality=_QUALITY)
 
 
-def read_alone(paths: Sequence[Path]) -> int:
-    """Read every file as the package does, one after the other."""
-    wanted = ImageOptions(_SIDE, _SIDE, 1)
-    return sum(read_image(path, wanted).pixels.size for path in paths)
+def write_digits(images: NDArray[np.uint8], folder: Path, count: int) -> None:
+    """Save images (n, 28, 28) as PNG."""
+    for i, pixels in enumerate(images[:count]):
+        Image.fromarray(pixels).save(folder / f"{i:06d}.png")
 
 
-def measure(images: NDArray[np.uint8], kind: str, rounds: int) -> Row:
-    """Time the job and its rivals in turn, all in one process."""
-    options = InputOptions(size=(_SIDE, _SIDE), channels=1, n_workers=0)
+def pillow(paths: Sequence[Path], images: ImageOptions, n_workers: int) -> int:
+    """Decode in a pool of processes by a loop over Pillow."""
+    task = partial(decode, images=images)
+    if not n_workers:
+        return sum(task(path) for path in paths)
+    with multiprocessing.get_context("spawn").Pool(n_workers) as pool:
+        return sum(pool.imap(task, paths, chunksize=CHUNK))
+
+
+def decode(path: Path, images: ImageOptions) -> int:
+    """Decode, shrink and count the values of one image."""
+    size = images.width, images.height
+    with Image.open(path) as image:
+        image.draft(None, size)
+        colours = image.convert("L" if images.channels == 1 else "RGB")
+        if colours.size != size:
+            colours = colours.resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(colours).size
+
+
+def reader(paths: Sequence[Path], images: ImageOptions, n_workers: int) -> int:
+    """Decode as the package does."""
+    with ImagePool(images, n_workers) as pool:
+        decoded = pool.decode(_chunks(paths), n_ahead=2 * n_workers)
+        return sum(len(chunk) for chunk in decoded)
+
+
+def _chunks(paths: Sequence[Path]) -> Iterator[list[str]]:
+    for start in range(0, len(paths), CHUNK):
+        yield [str(path) for path in paths[start : start + CHUNK]]
+
+
+def measure(folder: Folder, n_workers: int, rounds: int) -> Row:
+    """Time the job and its rivals in turn."""
+    images = folder.images
+    wanted = InputOptions(
+        size=(images.height, images.width), channels=images.channels, n_workers=n_workers
+    )
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name, "images")
-        folder.mkdir()
-        paths = write_images(folder, images, kind)
-        encode = partial(encode_files, [folder], Path(name, "codes.h5"), options=options)
-        encode(parameters={"n_components": K, "p": P, "max_iter": 1, "random_state": 0})
+        source = Path(name, "images")
+        source.mkdir()
+        folder.write(source, folder.count)
+        paths = sorted(source.iterdir())
+        encode = partial(encode_files, [source], Path(name, "codes.h5"), options=wanted)
+        encode(parameters=_TRAINING_ROUNDS)
         model = Path(name, "codes.safetensors")
         timings = in_turn(
             {
                 "encode": lambda: encode(model=model, overwrite=True),
-                "pillow": lambda: decode_alone(paths),
-                "reader": lambda: read_alone(paths),
+                "pillow": lambda: pillow(paths, images, n_workers),
+                "reader": lambda: reader(paths, images, n_workers),
             },
             rounds,
         )
     return {
         **timings.row(),
-        "files": len(images),
+        "files": folder.count,
         "of_pillow": timings.ratio("encode", "pillow"),
         "of_reader": timings.ratio("encode", "reader"),
     }
@@ -89,19 +131,25 @@ def measure(images: NDArray[np.uint8], kind: str, rounds: int) -> Row:
 def run(args: argparse.Namespace) -> None:
     """Measure and show."""
     file = open_rows(args, "encode")
-    images = load_mnist(args.data_dir).train.reshape(-1, _SIDE, _SIDE)
-    for kind, n in _FILES.items():
-        key = {"benchmark": "encode", "comparison": kind}
-        file.get(key, partial(measure, images[:n], kind, args.rounds))
+    digits = load_mnist(args.data_dir).train.reshape(-1, 28, 28)
+    folders = {
+        "photographs, JPEG": Folder(1_500, ImageOptions(64, 64, 3), write_photographs),
+        "digits, PNG": Folder(6_000, ImageOptions(28, 28, 1), partial(write_digits, digits)),
+    }
+    for name, folder in folders.items():
+        for n_workers in args.workers:
+            key = {"benchmark": "encode", "comparison": name, "workers": n_workers}
+            file.get(key, partial(measure, folder, n_workers, args.rounds))
     show(
         f"Files to codes in one .h5, {K} latents, p={P}",
         [row for row in file.rows if row["benchmark"] == "encode"],
         lambda row: {
             "files": f"{row['files']:,} {row['comparison']}",
+            "workers": str(row["workers"]),
             "n": str(row["n"]),
             "encode, s": spread(row["encode_s"]),
-            "Pillow alone, s": spread(row["pillow_s"]),
-            "our reader alone, s": spread(row["reader_s"]),
+            "Pillow, s": spread(row["pillow_s"]),
+            "our reader, s": spread(row["reader_s"]),
             "of Pillow": spread(row["of_pillow"]),
             "of our reader": spread(row["of_reader"]),
         },
@@ -109,4 +157,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(options(__doc__).parse_args())
+    parser = options(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="decoders")
+    run(parser.parse_args())
