@@ -1,6 +1,5 @@
 """Rows -> codes with exact zeros, the same whatever the batch, its order or the thread count."""
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ _TOLERANCE = 1e-4
 # Values of a chunk, of rows or of scores: several steps pass over them, and find them in the cache
 # of a CPU. A GPU wants enough work at once.
 _CPU_VALUES, _GPU_VALUES = 1 << 19, 1 << 25
-_FEWEST_ROWS, _MOST_ROWS = 64, 1 << 14
+_FEWEST_ROWS, _MOST_ROWS = 256, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -59,62 +58,38 @@ class Codes:
         return matrix
 
 
-class Coder:
-    """Encodes rows with a trained model.
+@torch.no_grad()
+def encode(model: SparseVAE, x: Tensor) -> Codes:
+    """Codes (n, k), float32, of rows x (n, d).
 
     A score within rounding of the threshold could fall on either side of it, depending on how a
-    matrix product was blocked. Rows that hold such a score are scored again in float64, where two
-    evaluations agree to 1e-12: the zeros of a row then depend on nothing but the row.
+    matrix product was blocked. Such a score is computed again in float64, where two evaluations
+    agree to 1e-12: the zeros of a row then depend on nothing but the row.
 
     Parameters
     ----------
     model : SparseVAE
         In evaluation mode.
+    x : Tensor of shape (n, d)
     """
-
-    def __init__(self, model: SparseVAE) -> None:
-        self.model = model
-        self._double: SparseVAE | None = None
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Codes:
-        """Codes (n, k), float32, of rows x (n, d)."""
-        gate = self.model.gate
-        with matmul_precision(reduced=False):
-            loc = _locations(self.model, x).float().contiguous()
-            scores = gate.scores(loc)
-            tolerance = _TOLERANCE * gate.threshold.abs().clamp(min=1.0)
-            # Only what may be open is looked at again, and that is little.
-            places = _nonzero((scores > gate.threshold - tolerance).view(-1))
-            values, some = loc.view(-1)[places], scores.view(-1)[places]
-            is_open = some > gate.threshold
-            close = places[some <= gate.threshold + tolerance]
-            if len(close):
-                rows = torch.unique_consecutive(close.div(loc.shape[1], rounding_mode="floor"))
-                self._score_again(x, rows, places, values, is_open)
-        is_open &= values != 0
-        return Codes(places[is_open], values[is_open], (len(x), loc.shape[1]))
-
-    def _score_again(
-        self, x: Tensor, rows: Tensor, places: Tensor, values: Tensor, is_open: Tensor
-    ) -> None:
-        """Replace values and gates of the entries in ``rows`` by those of float64."""
-        model = self._in_double()
-        exact = _locations(model, x[rows].double()).contiguous()
-        k = exact.shape[1]
-        rank = torch.full((len(x),), -1, device=x.device).index_copy_(
-            0, rows, torch.arange(len(rows), device=x.device)
-        )
-        of_place = rank[places.div(k, rounding_mode="floor")]
-        again = (of_place >= 0).nonzero().squeeze(1)
-        there = of_place[again] * k + places[again] % k
-        values[again] = exact.view(-1)[there].float()
-        is_open[again] = model.gate.scores(exact).view(-1)[there] > self.model.gate.threshold
-
-    def _in_double(self) -> SparseVAE:
-        if self._double is None:
-            self._double = copy.deepcopy(self.model).double()
-        return self._double
+    gate = model.gate
+    with matmul_precision(reduced=False):
+        loc = model.encoder.mean(model.standardise(x)).float()
+        tolerance = _TOLERANCE * gate.threshold.abs().clamp(min=1.0)
+        scores = gate.scores(loc).flatten()
+        # Only what may be open is looked at again, and that is little.
+        places = _nonzero(scores > gate.threshold - tolerance)
+        values, scores = loc.flatten()[places], scores[places]
+        is_open = scores > gate.threshold
+        close = _nonzero(scores <= gate.threshold + tolerance)
+        if len(close):
+            k = loc.shape[1]
+            row, latent = places[close] // k, places[close] % k
+            exact = model.encoder.mean_at(model.standardise(x[row].double()), latent)
+            values[close] = exact.float()
+            is_open[close] = gate.scores(exact, latent) > gate.threshold
+    is_open &= values != 0
+    return Codes(places[is_open], values[is_open], (len(x), loc.shape[1]))
 
 
 def rows_at_once(model: SparseVAE) -> int:
@@ -123,10 +98,6 @@ def rows_at_once(model: SparseVAE) -> int:
     width = max(model.spec.n_features, model.spec.n_latents)
     n_rows = (_CPU_VALUES if on_cpu else _GPU_VALUES) // width
     return min(_MOST_ROWS, max(_FEWEST_ROWS, n_rows))
-
-
-def _locations(model: SparseVAE, x: Tensor) -> Tensor:
-    return model.encoder.mean(model.standardise(x))
 
 
 def _nonzero(values: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class EncodeSummary:
     dead_latents : int
         Latents that are zero in every row.
     explained_variance : float or None
-        1 - (squared error of the reconstruction / squared deviation from the mean), on these rows;
-        None when nothing was encoded because all was done.
+        1 - (squared error of the reconstruction / squared deviation from the mean), on these rows
+        or, of very many, on 512 or more of them, evenly chosen; None when nothing was encoded
+        because all was done.
     seconds : float
         Training included.
     is_images : bool
@@ -112,7 +113,7 @@ def summarise(output: Path, is_images: bool, **known: Any) -> EncodeSummary:
 
 @dataclass
 class PartFigures:
-    """Sums over rows; those of parts add up to those of the job.
+    """Sums over rows that were decoded again; those of parts add up to those of the job.
 
     Attributes
     ----------
@@ -137,9 +138,9 @@ class PartFigures:
         rows = _dense(X)
         self.n_rows += len(rows)
         self.sums += rows.sum(0, dtype=np.float64)
-        self.squares += float(np.vdot(rows, rows))
+        self.squares += _sum_of_squares(rows)
         rows -= decoded
-        self.error += float(np.vdot(rows, rows))
+        self.error += _sum_of_squares(rows)
 
     def __add__(self, other: "PartFigures") -> "PartFigures":
         return PartFigures(
@@ -165,6 +166,11 @@ class PartFigures:
         """1 - error / deviation from the mean; NaN where rows do not deviate."""
         variation = self.squares - float((self.sums**2).sum()) / max(1, self.n_rows)
         return 1 - self.error / variation if variation > 0 else float("nan")
+
+
+def _sum_of_squares(rows: NDArray[np.float64]) -> float:
+    # A dot product would wake the threads of the BLAS, which then wait for more in a busy loop.
+    return float(np.einsum("ij,ij->", rows, rows))
 
 
 def _dense(X: Matrix) -> NDArray[np.float64]:

@@ -57,9 +57,17 @@ class Gate(nn.Module):
         self.register_buffer("threshold", torch.tensor(start))
         self.register_buffer("usage", torch.full((n_latents,), 1.0 - spike_weight))
 
-    def scores(self, loc: Tensor) -> Tensor:
-        """Scores of shape (n, k), comparable between latents."""
-        return (loc.abs() if self.is_signed else loc) * self.gain.to(loc.dtype)
+    def scores(self, loc: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Scores, comparable between latents.
+
+        Parameters
+        ----------
+        loc : Tensor of shape (n, k), or (m,)
+        latent : Tensor of int64, shape (m,), optional
+            Which latents the values are of, if they are single ones.
+        """
+        gain = self.gain if latent is None else self.gain[latent]
+        return (loc.abs() if self.is_signed else loc) * gain.to(loc.dtype)
 
     @property
     def is_signed(self) -> bool:

@@ -204,7 +204,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _has_image_extension(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_EXTENSIONS
+    # Of a million names; hidden ones, which begin with their only dot, are left out before.
+    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS
 
 
 def _fits(parts: tuple[str, ...], pattern: str) -> bool:

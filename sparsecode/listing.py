@@ -7,6 +7,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Self
 
@@ -109,12 +110,8 @@ class Listing:
         return Listing.of(self.roots, self._picked(index))
 
     def _picked(self, index: Iterable[int]) -> Iterator[tuple[bytes, int]]:
-        current, entries = -1, list[tuple[bytes, int]]()
         for i in index:
-            if i // _BLOCK != current:
-                current = i // _BLOCK
-                entries = _entries(self.blocks[current])
-            yield entries[i % _BLOCK]
+            yield _entries(self.blocks[i // _BLOCK])[i % _BLOCK]
 
     def to_bytes(self) -> bytes:
         """Return everything, to be read by `from_bytes`."""
@@ -149,6 +146,7 @@ class Listing:
         return ImageFile(name, path, folders[-1] if folders else None)
 
 
+@lru_cache(maxsize=2)  # places are asked for in order, some tens at a time
 def _entries(block: bytes) -> list[tuple[bytes, int]]:
     fields = zlib.decompress(block).split(b"\0")
     return [(name, int(root)) for name, root in zip(fields[::2], fields[1::2], strict=False)]

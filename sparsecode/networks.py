@@ -5,6 +5,7 @@ decoder maps (n, k) to the parameters of the likelihood, (n, d). Weights are dra
 that is passed in, never from the global seed.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -37,6 +38,10 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers)
+
+
+def _double(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).double()
 
 
 def _height_width_channels(image_shape: ImageShape) -> tuple[int, int, int]:
@@ -147,6 +152,12 @@ class Encoder(nn.Module):
         """Return ``loc`` (n, k) alone: all that a code needs."""
         return self.loc(self.body(x))
 
+    def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
+        """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
+        hidden = _double(self.body)(x)
+        weight, bias = self.loc.weight[latent], self.loc.bias[latent]
+        return (hidden * weight).sum(1) + bias
+
     def initialise_(self, generator: torch.Generator | None) -> None:
         """Draw the weights; the noise starts small and the same for every input."""
         initialise_(self, generator)
@@ -190,6 +201,11 @@ class TiedEncoder(nn.Module):
         """Return ``loc`` (n, k) alone."""
         return torch.addcmul(self.bias, x @ self.dictionary.weight, self.gain)
 
+    def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
+        """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
+        atoms = self.dictionary.weight[:, latent].T
+        return (x * atoms).sum(1) * self.gain[latent] + self.bias[latent]
+
     def initialise_(self) -> None:
         """Start as unit filters, whatever the atoms' length."""
         self.gain.copy_(1 / self.dictionary.weight.norm(dim=0))
@@ -219,7 +235,12 @@ class CustomEncoder(nn.Module):
 
     def mean(self, x: Tensor) -> Tensor:
         """Return ``loc`` (n, k)."""
-        return self(x)[0]
+        return self(x)[0].contiguous()
+
+    def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
+        """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
+        loc: Tensor = _double(self)(x)[0]
+        return loc.gather(1, latent[:, None]).squeeze(1)
 
 
 class LinearPlusMLP(nn.Module):

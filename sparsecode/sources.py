@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +21,8 @@ Matrix: TypeAlias = NDArray[Any] | sparse.csr_array
 
 _BATCH_BYTES = 64 << 20
 _MAX_BATCH_ROWS = 4096
+# Decoders should not wait for a batch to be encoded, nor an encoder for a whole folder.
+_BATCH_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -112,34 +114,30 @@ class ImageSource:
 
     def batches(self, ranges: Iterable[range] | None = None) -> Iterator[RowBatch]:
         """All images, or those in ranges, in order."""
-        size = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // self.n_features))
+        size = max(1, min(_BATCH_IMAGES, _BATCH_BYTES // self.n_features))
         spans = list(_spans(ranges or [range(self.n_listed)], size))
         n_workers = min(self.n_workers, -(-sum(map(len, spans)) // CHUNK))
         with ImagePool(self.options, n_workers, self.time_limit) as pool:
-            # Decoders may be a batch ahead, so that they work while one is encoded.
-            decoded = chain.from_iterable(
-                pool.decode(self._chunks(spans), n_workers + -(-size // CHUNK))
+            asked, chunks = tee(
+                self.listing[part.start : part.stop] for part in _spans(spans, CHUNK)
             )
+            paths = ([file.path for file in chunk] for chunk in asked)
+            # Decoders may be a batch ahead, so that they work while one is encoded.
+            decoded = pool.decode(paths, n_workers + -(-size // CHUNK))
+            pairs = chain.from_iterable(map(zip, chunks, decoded))
             for span in spans:
-                files = self.listing[span.start : span.stop]
-                images = list(islice(decoded, len(span)))
+                batch = list(islice(pairs, len(span)))
                 self.decode_seconds = pool.busy_seconds / max(1, n_workers)
-                yield self._batch(files, images, span.stop)
+                yield self._batch(batch, span.stop)
 
     def sample(self, n_rows: int, rng: np.random.Generator) -> "ImageSource":
         """At most ``n_rows`` images, in order."""
         kept = self.listing.sample(_choose(self.n_listed, n_rows, rng).tolist())
         return ImageSource(kept, self.options, self.on_error, self.n_workers, self.time_limit)
 
-    def _chunks(self, spans: Iterable[range]) -> Iterator[list[str]]:
-        for span in spans:
-            for part in _spans([span], CHUNK):
-                yield [file.path for file in self.listing[part.start : part.stop]]
-
     def _batch(
-        self, files: Sequence[ImageFile], results: list[DecodedImage | ImageError], stop: int
+        self, pairs: Sequence[tuple[ImageFile, DecodedImage | ImageError]], stop: int
     ) -> RowBatch:
-        pairs = list(zip(files, results, strict=True))
         read = [(file, image) for file, image in pairs if not isinstance(image, ImageError)]
         X = np.empty((len(read), self.n_features), np.uint8)
         for row, (_, image) in zip(X, read, strict=True):
@@ -245,8 +243,13 @@ def read_all(source: Source) -> Matrix:
     parts = [batch.X for batch in source.batches()]
     if not sum(part.shape[0] for part in parts):
         raise RefusedError("none of the inputs could be read")
+    return stacked(parts)
+
+
+def stacked(parts: Sequence[Matrix]) -> Matrix:
+    """Stack matrices, all CSR or all dense, one below the other."""
     if sparse.issparse(parts[0]):
-        return sparse.csr_array(sparse.vstack(parts))
+        return sparse.csr_array(sparse.vstack(parts, format="csr"))
     return np.concatenate(parts)
 
 

@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sparsecode import persistence
-from sparsecode.coding import Coder, Codes, rows_at_once
+from sparsecode.coding import Codes, encode, rows_at_once
 from sparsecode.defaults import (
     USAGE_BALANCE,
     WEIGHT_DECAY,
@@ -44,6 +44,7 @@ from sparsecode.loader import Rows, as_rows, chunks
 from sparsecode.networks import ImageShape
 from sparsecode.progress import TrainingProgress
 from sparsecode.refinement import refine
+from sparsecode.sources import stacked
 from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
 from sparsecode.vae import ModelSpec, SparseVAE
 
@@ -490,8 +491,8 @@ class SparseVAETransformer(
         codes : csr_array or ndarray of shape (n_samples, n_components), float32
             With exact zeros; an ndarray if ``sparse_output=False``.
         """
-        coder = Coder(self._fitted())
-        return _stacked([self._output(coder(x)) for x in self._chunks(self._rows(X))])
+        model = self._fitted()
+        return stacked([self._output(encode(model, x)) for x in self._chunks(self._rows(X))])
 
     def _output(self, codes: Codes) -> Matrix:
         return codes.to_csr() if self.sparse_output else codes.to_dense().cpu().numpy()
@@ -582,7 +583,7 @@ class SparseVAETransformer(
                 dtype = model.scale.dtype
                 refined = refine(model, x.to(dtype), z.to(dtype), n_steps, n_swaps).float()
                 parts.append(self._output(Codes.of_dense(refined)))
-        return _stacked(parts)
+        return stacked(parts)
 
     def inclusion_proba(self, X: ArrayLike | Matrix) -> NDArray[np.float32]:
         """P(z != 0 | x) for every latent.
@@ -601,9 +602,7 @@ class SparseVAETransformer(
         """
         model = self._fitted()
         with torch.no_grad(), matmul_precision(reduced=False):
-            parts = [
-                model.inclusion_proba(x).cpu().numpy() for x in self._chunks(self._rows(X))
-            ]
+            parts = [model.inclusion_proba(x).cpu().numpy() for x in self._chunks(self._rows(X))]
         return np.concatenate(parts)
 
     # -- density -------------------------------------------------------------------------------
@@ -636,10 +635,7 @@ class SparseVAETransformer(
         generator = torch.Generator().manual_seed(_BOUND_SEED)
         noise = torch.randn(2, _IMPORTANCE_SAMPLES, model.spec.n_latents, generator=generator)
         noise = noise.to(model.scale)
-        parts = [
-            iwae_bound(model, x.double(), noise).cpu().numpy()
-            for x in self._chunks(rows)
-        ]
+        parts = [iwae_bound(model, x.double(), noise).cpu().numpy() for x in self._chunks(rows)]
         return np.concatenate(parts)
 
     def score(self, X: ArrayLike | Matrix, y: Any = None) -> float:
@@ -807,12 +803,6 @@ class SparseVAETransformer(
 
 def _training_density(spec: ModelSpec) -> float:
     return 1 - spec.spike_weight if spec.is_gated else 1.0
-
-
-def _stacked(parts: list[Matrix]) -> Matrix:
-    if sparse.issparse(parts[0]):
-        return sparse.vstack(parts, format="csr")
-    return np.concatenate(parts)
 
 
 def _check_same_model(old: ModelSpec, new: ModelSpec) -> None:

@@ -164,7 +164,10 @@ def test_shards_merge_to_what_one_job_writes(images, model, tmp_path):
     assert result.exit_code == 3, result.output  # one image had failed
     assert json.loads(result.stdout)["n_samples"] == 23
     one, other = sparsecode.read_codes(whole), sparsecode.read_codes(out)
-    assert (one.matrix != other.matrix).nnz == 0
+    # The last bit of a value may depend on the rows beside it; which values are zero, never.
+    np.testing.assert_array_equal(one.matrix.indptr, other.matrix.indptr)
+    np.testing.assert_array_equal(one.matrix.indices, other.matrix.indices)
+    np.testing.assert_allclose(one.matrix.data, other.matrix.data, rtol=1e-5)
     assert list(one.names) == list(other.names)
     assert one.metadata["config"] == other.metadata["config"]
     assert other.metadata["failed_path"] == ["b/23.png"]

@@ -6,6 +6,7 @@ from sparsecode.networks import (
     INITIAL_LOG_SCALE,
     CustomEncoder,
     LinearPlusMLP,
+    TiedEncoder,
     build_decoder,
     build_encoder,
     initialise_,
@@ -108,3 +109,23 @@ def test_an_encoder_of_the_user_gives_means_and_then_log_scales():
 def test_an_encoder_of_the_wrong_width_is_refused():
     with pytest.raises(ValueError, match=r"encoder must map \(5, 3\) to \(5, 8\).*got \(5, 4\)"):
         CustomEncoder(nn.Linear(3, 4), 4)(torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "convolutional", "tied", "custom"])
+def test_single_means_are_those_of_the_matrix_in_float64(kind):
+    image_shape = (4, 9) if kind == "convolutional" else None
+    encoder = build_encoder(36, 5, (7,) if kind == "mlp" else (), image_shape)
+    encoder.initialise_(generator())
+    if kind == "tied":
+        encoder = TiedEncoder(nn.Linear(5, 36))
+        with torch.no_grad():
+            encoder.initialise_()
+    if kind == "custom":
+        encoder = CustomEncoder(nn.Linear(36, 10), 5)
+    x = torch.rand(8, 36, generator=generator())
+    latent = torch.tensor([0, 4, 2, 2, 1, 3, 0, 4])
+    got = encoder.mean_at(x.double(), latent)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got.float(), encoder.mean(x)[range(8), latent])
+    assert torch.equal(got[3:4], encoder.mean_at(x[3:4].double(), latent[3:4]))
+    assert all(p.dtype == torch.float32 for p in encoder.parameters())

@@ -49,6 +49,7 @@ def test_batches_and_samples_keep_the_order(
     array = ArraySource(open_array(tmp_path / "X.npy"))
     whole = read_all(array)
     monkeypatch.setattr(sources, "_MAX_BATCH_ROWS", 3)
+    monkeypatch.setattr(sources, "_BATCH_IMAGES", 3)
     for source in (array, image_source(folder)):
         batches = list(source.batches())
         assert max(len(batch.names) for batch in batches) <= 3

@@ -2,10 +2,11 @@
 
 python -m benchmarks.speed.transform --data-dir ../shared/data --threads 1
 
-``product``: 60,000 rows at 512 latents, beside ``relu(x @ W + b)`` in torch on all rows at once and
-in chunks that fit the cache, which writes less to memory, and beside OMP with as many non-zeros (some rows, scaled up: each costs the same). ``rows``,
-``latents``, ``density``: what a row costs against each. The limit is the multiply-adds of the
-product at the best rate of a product of one chunk.
+``product``: 60,000 rows at 512 latents, beside ``relu(x @ W + b)`` in torch on all rows at once,
+the same in chunks that fit the cache (which writes less to memory), and OMP with as many non-zeros
+(some rows, scaled up: each costs the same). ``rows``, ``latents``, ``density``: what a row costs
+against each. The limit is the multiply-adds of the product at the best rate of a product of one
+chunk.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import sparse_encode
-from torch import Tensor
 
 from benchmarks.common import Row, RowFile, load_mnist, unit_float
 from benchmarks.speed.timing import in_turn, open_rows, options, product_rate, show, spread, wanted
