@@ -56,7 +56,7 @@ def run_one(
     """Measure one line, unless it is there."""
     k, l0 = (point.k, point.l0) if method.per_point else (0, 0)
     key = {"data": data.name, "k": k, "l0": l0, "method": method.name, "seed": seed}
-    settings = settings_for(method, point)
+    settings = settings_for(method, point, plain_name(data))
     if quick:
         settings = {**settings, **quick_settings(method)}
     file.get(key, partial(measure, method, data, point, seed, settings))
@@ -69,6 +69,11 @@ def quick_settings(method: Method) -> dict[str, int]:
     if "steps" in method.grid:
         return {"steps": 3}
     return {"steps": _QUICK_STEPS} if "lr" in method.grid else {}
+
+
+def plain_name(data: DataSet) -> str:
+    """Name of a data set without the number of rows that ``--quick`` leaves of it."""
+    return data.name.split(",")[0]
 
 
 def load(name: str, args: argparse.Namespace) -> DataSet:
@@ -120,11 +125,12 @@ def data_notes(args: argparse.Namespace) -> Iterable[str]:
 
 
 def search(args: argparse.Namespace) -> None:
-    """Tune on MNIST and print what to keep."""
+    """Tune on each data set and print what to keep."""
     file = RowFile(args.rows, args.fresh)
     points = [point for point in args.points if point in TUNED_AT]
-    best = tune.tune(load("MNIST", args), points, args.methods, file)
-    print(tune.as_python(best))
+    for name in args.data:
+        best = tune.tune(load(name, args), points, args.methods, file)
+        print(tune.as_python(name, best))
 
 
 def options() -> argparse.ArgumentParser:

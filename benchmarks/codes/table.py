@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.codes.measures import ALWAYS_ON, N_NEIGHBOURS
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
-from benchmarks.codes.settings import settings_for
+from benchmarks.codes.settings import CHOSEN, settings_for
 from benchmarks.codes.training import STEPS
 from benchmarks.common import PROBE_NOTE, Row, mean_sd, print_console, print_notes, print_table
 
@@ -124,7 +124,9 @@ def write_markdown(
     parts = []
     for title, table in titled(rows, points):
         parts.append(f"### {title}\n\n{markdown(table)}")
-    parts.append("### Settings of the rivals\n\n" + markdown(settings_table(points)))
+    for data in CHOSEN:
+        table = markdown(settings_table(points, data))
+        parts.append(f"### Settings of the rivals, {data}\n\n{table}")
     machines = sorted({f"Measured on {row['machine']}." for row in rows})
     text = [note for note in (*NOTES, *caveats(rows), *notes, *machines) if note]
     path.write_text("\n\n".join([*parts, *text]) + "\n")
@@ -138,15 +140,15 @@ def markdown(table: list[Cells]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def settings_table(points: Sequence[Point]) -> list[Cells]:
-    """List the settings in force, methods that share a fit once."""
+def settings_table(points: Sequence[Point], data: str) -> list[Cells]:
+    """List the settings in force on these data, methods that share a fit once."""
     tuned = {method.settings_name: method for method in METHODS.values() if method.grid}
     return [
         {
             "coder": name,
             **{
                 f"{point.k}, {point.l0}": ", ".join(
-                    f"{name} {value:g}" for name, value in settings_for(method, point).items()
+                    f"{name} {value:g}" for name, value in settings_for(method, point, data).items()
                 )
                 for point in points
             },

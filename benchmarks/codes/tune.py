@@ -68,14 +68,14 @@ def judge(data: DataSet, method: Method, point: Point, settings: dict[str, Any])
     }
 
 
-def as_python(best: Iterable[Row]) -> str:
-    """Return the table to paste into `settings`."""
+def as_python(data: str, best: Iterable[Row]) -> str:
+    """Return the part of the table in `settings` that is about these data, to paste."""
     by_method: dict[str, list[str]] = {}
     for row in best:
-        entry = f"        Point({row['k']}, {row['l0']}): {row['settings']!r},"
+        entry = f"            Point({row['k']}, {row['l0']}): {row['settings']!r},"
         by_method.setdefault(row["method"], []).append(entry)
     blocks = [
-        f'    "{name}": {{\n' + "\n".join(entries) + "\n    },"
+        f'        "{name}": {{\n' + "\n".join(entries) + "\n        },"
         for name, entries in by_method.items()
     ]
-    return "\n".join(["CHOSEN: dict[str, dict[Point, dict[str, Any]]] = {", *blocks, "}"])
+    return "\n".join([f'    "{data}": {{', *blocks, "    },"])
