@@ -179,7 +179,9 @@ def test_the_tuning_goes_through_the_knobs_and_never_measures_twice(data, tmp_pa
     assert best["settings"] == {"a": 2, "b": 2}
     assert tune.search(data, method, Point(8, 3), file) == best
     assert len(tried) == 4
-    assert "Point(8, 3): {'a': 2, 'b': 2}" in tune.as_python([best])
+    to_paste = tune.as_python("made up", [best])
+    pasted = eval("{" + to_paste + "}", {"Point": Point})  # it is code, for `settings`
+    assert pasted == {"made up": {best["method"]: {Point(8, 3): {"a": 2, "b": 2}}}}
 
 
 def test_the_fronts_are_drawn(tmp_path):
