@@ -41,7 +41,7 @@ class DenseRows:
 
     def batch(self, index: Tensor) -> Tensor:
         """Rows at ``index`` (b,) as float32 (b, d) on the device."""
-        return _to_unit_float(self._data[index])
+        return _to_unit_float(self._data.index_select(0, index))
 
     def slice(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` as float32 on the device."""

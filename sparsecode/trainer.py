@@ -235,24 +235,33 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         terms, gate, objective = self._objective(x, options)
         objective.backward()
-        # Far above any healthy gradient: only saves the weights from a single wild batch.
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM, foreach=True)
+        self._clip_gradients()
         self.optimizer.step()
         with torch.no_grad():
             self.steps_since_fired.add_(1).mul_(1 - gate.amax(0))
             totals.add(terms, gate, options.beta)
+
+    def _clip_gradients(self) -> None:
+        # Far above any healthy gradient: only saves the weights from a single wild batch.
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        # A CPU may look whether there is anything to clip: a GPU would have to wait.
+        if norm.device.type != "cpu" or not norm <= _CLIP_NORM:
+            torch.nn.utils.clip_grads_with_norm_(
+                self.model.parameters(), _CLIP_NORM, norm, foreach=True
+            )
 
     def _objective(self, x: Tensor, options: TrainingOptions) -> tuple[ElboTerms, Tensor, Tensor]:
         model = self.model
         loc, scale = model.heads(x)
         scores = model.gate.scores(loc.detach())
         model.gate.track(scores, self.target, is_first=self.n_steps == 0)
-        q = model.posterior(loc, scale)
+        gate = model.gate(scores)
+        q = model.posterior(loc, scale, gate)
         z = q.rsample(generator=self.generator)
         likelihood = model.decode(z)
         terms = elbo_terms(model, x, q, likelihood, options.kl_samples, self.generator)
         model.track_scale(x, likelihood.mean.detach())
-        gate = model.gate(scores)
         model.gate.track_usage(gate)
         objective = (terms.distortion + options.beta * terms.rate_slab).mean()
         if self._revives:

@@ -252,11 +252,13 @@ class SparseVAE(nn.Module):
         log_scale = _at_least_float32(log_scale).clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE)
         return _at_least_float32(loc), log_scale.exp()
 
-    def posterior(self, loc: Tensor, scale: Tensor) -> GatedNormal:
-        """Gate the heads' output as ``posterior`` asks for."""
+    def posterior(self, loc: Tensor, scale: Tensor, gate: Tensor | None = None) -> GatedNormal:
+        """Gate the heads' output as ``posterior`` asks for; ``gate`` (n, k) where it is known."""
         if self.spec.posterior == "gaussian":
-            return GatedNormal(loc, scale, torch.ones_like(loc), validate_args=False)
-        return GatedNormal(loc, scale, self.gate(self.gate.scores(loc)), validate_args=False)
+            gate = torch.ones_like(loc)
+        elif gate is None:
+            gate = self.gate(self.gate.scores(loc))
+        return GatedNormal(loc, scale, gate, validate_args=False)
 
     def decode(self, z: Tensor) -> Distribution:
         """Likelihood p(x | z) for latents (n, k), over rows (n, d) in the units of the data."""
