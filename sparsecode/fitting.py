@@ -129,6 +129,11 @@ def fit_model(
     trainer = new_trainer(plan, model)
     callback = progress.stage("training", plan.options.n_epochs)
     history = trainer.fit(rows, train, held_out, plan.options, callback)
+    if trainer.unrecorded:
+        progress.say(
+            "each step was launched from Python, which is slower than a CUDA graph; none could be "
+            f"recorded: {trainer.unrecorded}"
+        )
     if not crosses or trainer.interrupted:
         calibrating = train if held_out is None else held_out
         return FitResult(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 # Values converted at once where the whole array is passed over (moments, transform).
 _CHUNK_VALUES = 1 << 24
+_RESIDENT_SHARE = 0.5
 
 
 class Rows(Protocol):
@@ -22,6 +23,7 @@ class Rows(Protocol):
 
     n_rows: int
     n_features: int
+    on_device: bool
 
     def batch(self, index: Tensor) -> Tensor:
         """Rows at ``index`` (b,) as float32 (b, d) on the device."""
@@ -32,6 +34,8 @@ class Rows(Protocol):
 
 class DenseRows:
     """Rows of an ndarray, kept on the device in their own dtype."""
+
+    on_device = True
 
     def __init__(self, X: NDArray, device: torch.device) -> None:
         self.n_rows, self.n_features = X.shape
@@ -49,7 +53,12 @@ class DenseRows:
 
 
 class HostRows:
-    """Rows of a CSR matrix or a memory map, read on the host one batch at a time."""
+    """Rows that stay on the host: of a CSR matrix, a memory map, or more than a GPU holds.
+
+    A batch goes to a GPU from pinned memory, so that the host makes the next one ready meanwhile.
+    """
+
+    on_device = False
 
     def __init__(self, X: sparse.csr_array | NDArray, device: torch.device) -> None:
         self.n_rows, self.n_features = X.shape
@@ -65,8 +74,10 @@ class HostRows:
         return self._densify(self._data[start:stop])
 
     def _densify(self, part: Any) -> Tensor:
-        dense = part.toarray() if sparse.issparse(part) else np.array(part)
-        return _to_unit_float(torch.from_numpy(dense).to(self._device))
+        dense = torch.from_numpy(part.toarray() if sparse.issparse(part) else np.array(part))
+        if self._device.type == "cuda":
+            dense = dense.pin_memory()
+        return _to_unit_float(dense.to(self._device, non_blocking=True))
 
 
 def as_rows(X: NDArray | sparse.csr_array, device: torch.device) -> Rows:
@@ -77,12 +88,19 @@ def as_rows(X: NDArray | sparse.csr_array, device: torch.device) -> Rows:
     X : ndarray or csr_array of shape (n, d)
         float32, float64 or uint8.
     device : torch.device
-        Where batches are wanted. Dense data move there whole; CSR matrices and memory maps stay
-        on the host.
+        Where batches are wanted. Dense data move there whole; CSR matrices, memory maps and what
+        would take more than half of a GPU's free memory stay on the host.
     """
-    if sparse.issparse(X) or _is_mapped(X):
+    if sparse.issparse(X) or _is_mapped(X) or _is_too_large(X, device):
         return HostRows(X, device)
     return DenseRows(X, device)
+
+
+def _is_too_large(X: NDArray, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return X.nbytes > _RESIDENT_SHARE * free
 
 
 def _is_mapped(X: NDArray) -> bool:

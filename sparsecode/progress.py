@@ -74,6 +74,11 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a sentence, unless nothing is to be shown."""
+        if self.verbose:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
     def stage(self, name: str, n_epochs: int) -> "ProgressCallback | None":
         """Start a stage ("training", "calibrating 1/4") and return its callback."""
         is_training = name == "training"

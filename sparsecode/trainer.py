@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsecode.capture import Recording
 from sparsecode.device import matmul_precision, threads_for
 from sparsecode.distributions import GatedNormal
 from sparsecode.elbo import ElboTerms, elbo_terms
@@ -33,8 +34,11 @@ _MIDDLE = 0.5
 _CLIP_NORM = 1e3
 _VALIDATION_SEED = 0
 _VALIDATION_CHUNK = 4096
-# Steps between looks at the clock: on a GPU each look waits for the queue.
 _CLOCK_STEPS = 20
+# A look at the dead latents waits for a GPU, so there is one in so many steps.
+_LOOK_STEPS = 1000
+# Libraries set themselves up in the first steps, which cannot be recorded.
+_UNRECORDED_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,21 @@ ProgressCallback = Callable[[int, int, EpochRecord | None], None]
 class Trainer:
     """Optimiser, counters and randomness of one model; lives on between ``partial_fit`` calls.
 
+    On a GPU that holds the rows, a step is recorded once and replayed (`sparsecode.capture`).
+
     Parameters
     ----------
     model : SparseVAE
         Trained in place.
     generator : torch.Generator
         On the model's device: batches and noise.
+
+    Attributes
+    ----------
+    interrupted : bool
+        Ctrl-C ended the last ``fit``.
+    unrecorded : str or None
+        Why steps could not be recorded, where a GPU would have replayed them.
     """
 
     def __init__(self, model: SparseVAE, generator: torch.Generator) -> None:
@@ -140,12 +153,18 @@ class Trainer:
         self.learning_rate = torch.zeros((), device=device)
         self.target = torch.zeros((), device=device)
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(model), lr=self.learning_rate, betas=(0.9, 0.99), fused=True
+            _parameter_groups(model),
+            lr=self.learning_rate,
+            betas=(0.9, 0.99),
+            fused=True,
+            capturable=device.type == "cuda",
         )
         self.steps_since_fired = torch.zeros(model.spec.n_latents, device=device)
         self.n_steps = 0
         self.n_epochs = 0
         self.interrupted = False
+        self.unrecorded: str | None = None
+        self._revives = False
 
     def fit(
         self,
@@ -181,6 +200,8 @@ class Trainer:
         """
         options = replace(options, batch_size=min(options.batch_size, len(train)))
         run = _Run(options, n_steps=options.n_epochs * (len(train) // options.batch_size))
+        run.records = _can_record(rows, train)
+        totals = _Totals(self.model.spec.n_latents, self.model.scale.device)
         history: list[EpochRecord] = []
         best = _Best(options)
         work = options.batch_size * self.model.multiply_adds_per_row
@@ -188,7 +209,7 @@ class Trainer:
         try:
             for _ in range(options.n_epochs):
                 with matmul_precision(reduced=True), threads_for(work):
-                    record = self.run_epoch(rows, train, validation, run, progress)
+                    record = self.run_epoch(rows, train, validation, run, totals, progress)
                 history.append(record)
                 if best.should_stop(record, self.model) or run.is_over():
                     break
@@ -210,14 +231,17 @@ class Trainer:
         train: Tensor,
         validation: Tensor | None,
         run: "_Run",
+        totals: "_Totals",
         progress: ProgressCallback | None,
     ) -> EpochRecord:
         """Pass once over the training rows and read the counters."""
-        options, start = run.options, time.monotonic()
-        totals = _Totals(self.model.spec.n_latents, self.model.scale.device)
-        for index in epoch_index(train, options.batch_size, self.generator):
+        start = time.monotonic()
+        totals.reset()
+        table = epoch_index(train, run.options.batch_size, self.generator)
+        for index in table if rows.on_device else table.cpu():
             self._set_schedule(run)
-            self.train_step(rows.batch(index), options, totals)
+            self._look_for_dead(run)
+            self._take(rows, index, run, totals)
             run.step += 1
             self.n_steps += 1
             if run.step % _CLOCK_STEPS == 0:
@@ -229,6 +253,26 @@ class Trainer:
         if progress:
             progress(run.step, run.n_steps, record)
         return record
+
+    def _take(self, rows: Rows, index: Tensor, run: "_Run", totals: "_Totals") -> None:
+        """Take the step on rows at ``index`` (b,), from a recording where there can be one."""
+
+        def step(index: Tensor) -> None:
+            self.train_step(rows.batch(index), run.options, totals)
+
+        if run.records and run.step >= _UNRECORDED_STEPS and self._revives not in run.recordings:
+            try:
+                run.recordings[self._revives] = Recording(step, index, self.generator)
+            except RuntimeError as error:  # a network that waits for the GPU, for one
+                run.records, self.unrecorded = False, str(error).partition("\n")[0]
+        run.recordings.get(self._revives, step)(index)
+
+    def _look_for_dead(self, run: "_Run") -> None:
+        """Decide whether steps are to revive latents."""
+        if not self.model.spec.is_gated:
+            return
+        if self.target.device.type == "cpu" or run.step % _LOOK_STEPS == 0:
+            self._revives = bool(self._dead.any())
 
     def train_step(self, x: Tensor, options: TrainingOptions, totals: "_Totals") -> None:
         """Take one optimiser step on the batch x (b, d)."""
@@ -271,12 +315,6 @@ class Trainer:
     @property
     def _dead(self) -> Tensor:
         return self.steps_since_fired > self._dead_after
-
-    @property
-    def _revives(self) -> bool:
-        # Only a CPU may look whether there is anybody to revive: a GPU would have to wait.
-        gated, on_cpu = self.model.spec.is_gated, self.target.device.type == "cpu"
-        return gated and not (on_cpu and not self._dead.any())
 
     def _auxiliary_loss(self, x: Tensor, q: GatedNormal, scores: Tensor, z: Tensor) -> Tensor:
         # The dead latents that score highest are opened and asked to explain what the open ones
@@ -336,6 +374,10 @@ class Trainer:
         return total / len(index)
 
 
+def _can_record(rows: Rows, train: Tensor) -> bool:
+    return rows.on_device and train.device.type == "cuda"
+
+
 def _parameter_groups(model: SparseVAE) -> list[dict[str, Any]]:
     """Weights, which decay, and biases, which do not: among them the posterior's log scale."""
     parameters = list(model.parameters())
@@ -357,6 +399,8 @@ class _Run:
         self.n_steps = n_steps
         self.step = 0
         self.start = time.monotonic()
+        self.records = False
+        self.recordings: dict[bool, Callable[[Tensor], None]] = {}
 
     def seconds(self) -> float:
         return time.monotonic() - self.start
@@ -407,23 +451,31 @@ class _Totals:
     def __init__(self, n_latents: int, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.names), device=device, dtype=torch.float64)
         self.fired = torch.zeros(n_latents, device=device)
-        self.first_bad = torch.full((), torch.inf, device=device)
-        self.n_samples = 0
-        self.n_steps = 0
+        self.first_bad = torch.zeros((), device=device)
+        self.n_steps = torch.zeros((), device=device)
+        self.batch_size = 0
+
+    def reset(self) -> None:
+        """Begin another epoch, in the same memory."""
+        for sums in (self.sums, self.fired, self.n_steps):
+            sums.zero_()
+        self.first_bad.fill_(torch.inf)
 
     def add(self, terms: ElboTerms, gate: Tensor, beta: float) -> None:
+        """Count a step; every step has as many rows."""
         loss = terms.distortion + beta * terms.rate_slab
         parts = (loss, terms.rate_slab, terms.rate_spike, terms.distortion, gate.mean(1))
         self.sums += torch.stack([part.double().sum() for part in parts])
         torch.maximum(self.fired, gate.amax(0), out=self.fired)
-        self.n_samples += len(gate)
+        self.batch_size = len(gate)
         self.n_steps += 1
-        bad = torch.where(loss.isfinite().all(), torch.inf, float(self.n_steps))
+        bad = torch.where(loss.isfinite().all(), torch.inf, self.n_steps)
         torch.minimum(self.first_bad, bad, out=self.first_bad)
 
     def read(self) -> tuple[dict[str, float], int, int, int | None]:
-        sums = (self.sums / max(1, self.n_samples)).tolist()
+        n_samples = int(self.n_steps) * self.batch_size
+        sums = (self.sums / max(1, n_samples)).tolist()
         dead = int((self.fired == 0).sum())
         first_bad = float(self.first_bad)
         bad_step = None if math.isinf(first_bad) else int(first_bad)
-        return dict(zip(self.names, sums, strict=True)), self.n_samples, dead, bad_step
+        return dict(zip(self.names, sums, strict=True)), n_samples, dead, bad_step

@@ -16,9 +16,9 @@ PACKAGE = Path(sparsecode.__file__).parent
 ORDER = """
 _version errors files strict_json hdf5 listing inputs rows_hdf5 rows_parquet arrays images
 image_worker image_pool sources device loader distributions kl networks gate vae elbo coding
-refinement trainer progress history_log calibration defaults fitting model_config persistence
-codes content codes_writer storage parts merging stopping diagnostics labels companions probe
-probing report displays transformer model_view baseline_models probe_device file_fitting
+refinement capture trainer progress history_log calibration defaults fitting model_config
+persistence codes content codes_writer storage parts merging stopping diagnostics labels companions
+probe probing report displays transformer model_view baseline_models probe_device file_fitting
 encoding_job encoding_summary encoding decoding cli_options cli_reports cli_files cli_work cli
 __main__ __init__
 """.split()  # noqa: SIM905

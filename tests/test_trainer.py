@@ -298,6 +298,100 @@ def test_a_step_never_waits_for_the_gpu(posterior):
         torch.cuda.set_sync_debug_mode("default")
 
 
+class Stand:
+    """What a recording is on a GPU: fixed memory for the argument, Python's part done once."""
+
+    made = 0
+
+    def __init__(self, function, example, generator):
+        type(self).made += 1
+        self.function, self.argument = function, example.clone()
+
+    def __call__(self, argument):
+        self.argument.copy_(argument)
+        self.function(self.argument)
+
+
+class Refuses:
+    def __init__(self, function, example, generator):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def losses(history):
+    return [(record.loss, record.density, record.dead, record.n_samples) for record in history]
+
+
+@pytest.mark.parametrize("recording", [Stand, Refuses])
+def test_recorded_steps_are_the_steps(rows, monkeypatch, recording):
+    plain = trainer()
+    expected = losses(plain.fit(rows, EVERY, None, options(n_epochs=5)))
+    assert plain.unrecorded is None
+    module = sys.modules["sparsecode.trainer"]
+    monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
+    monkeypatch.setattr(module, "Recording", recording)
+    monkeypatch.setattr(Stand, "made", 0)
+    ours = trainer()
+    assert losses(ours.fit(rows, EVERY, None, options(n_epochs=5))) == expected
+    if recording is Stand:
+        assert Stand.made == 1
+        assert ours.unrecorded is None
+    else:
+        assert ours.unrecorded == "operation not permitted when stream is capturing"
+
+
+def test_why_nothing_was_recorded_is_said_when_asked(make, digits, monkeypatch, capsys):
+    module = sys.modules["sparsecode.trainer"]
+    monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
+    monkeypatch.setattr(module, "Recording", Refuses)
+    for verbose in (0, 1):
+        make(max_iter=2, verbose=verbose).fit(digits[:500])
+        said = "could be recorded: operation not permitted" in capsys.readouterr().err
+        assert said is bool(verbose)
+
+
+def test_steps_that_revive_latents_are_recorded_by_themselves(rows, monkeypatch):
+    module = sys.modules["sparsecode.trainer"]
+    monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
+    monkeypatch.setattr(module, "Recording", Stand)
+    monkeypatch.setattr(Stand, "made", 0)
+    ours = trainer()
+    with torch.no_grad():
+        ours.model.encoder.loc.bias[0] = -100.0  # never fires
+    ours.fit(rows, EVERY, None, options(n_epochs=12))
+    assert Stand.made == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_alike_with_and_without_recordings(rows, monkeypatch):
+    X, every = rows.slice(0, 200).numpy(), EVERY.cuda()
+    fits = []
+    for records in (True, False):
+        can = lambda rows, train, records=records: records  # noqa: E731
+        monkeypatch.setattr(sys.modules["sparsecode.trainer"], "_can_record", can)
+        ours = Trainer(model().cuda(), torch.Generator("cuda").manual_seed(0))
+        fits.append(ours.fit(as_rows(X, every.device), every, None, options(n_epochs=5)))
+        assert ours.unrecorded is None
+    recorded, launched = ([record.loss for record in history] for history in fits)
+    # Other noise from the sixth step on, so the means of an epoch agree to some per cent.
+    assert recorded == pytest.approx(launched, rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_that_a_gpu_cannot_hold_train_it_from_the_host(rows, monkeypatch):
+    X, every = rows.slice(0, 200).numpy(), EVERY.cuda()
+    fits = []
+    for share in (0.5, 0.0):
+        monkeypatch.setattr(sys.modules["sparsecode.loader"], "_RESIDENT_SHARE", share)
+        ours = Trainer(model().cuda(), torch.Generator("cuda").manual_seed(0))
+        source = as_rows(X, every.device)
+        assert source.on_device is (share > 0)
+        fits.append(ours.fit(source, every, None, options(n_epochs=5)))
+    resident, streamed = ([record.loss for record in history] for history in fits)
+    assert streamed == pytest.approx(resident, rel=0.05)
+
+
 def test_parameters_reach_the_trainer(make, digits):
     coder = make(max_iter=3, batch_size=100, beta=0.25).fit(digits[:500])
     assert isinstance(coder, SparseVAETransformer)
