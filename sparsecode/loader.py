@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 # Values converted at once where the whole array is passed over (moments, transform).
-_CHUNK_VALUES = 1 << 24
+_CHUNK_VALUES = 1 << 20
 _RESIDENT_SHARE = 0.5
 
 
@@ -124,7 +124,7 @@ def chunks(rows: Rows, size: int | None = None) -> Iterator[Tensor]:
     ----------
     rows : Rows
     size : int, optional
-        Rows in a chunk; by default as many as keep a chunk at 64 MiB.
+        Rows in a chunk; by default as many as keep a chunk at 4 MiB.
     """
     size = size or max(1, _CHUNK_VALUES // rows.n_features)
     for start in range(0, rows.n_rows, size):
