@@ -3,7 +3,7 @@
 Chosen by ``python -m benchmarks.codes tune --data-dir ../shared/data``: on each data set, seed 0,
 mean squared error on the validation rows, probe accuracy where errors are within 1 % of each other;
 every trial is in ``benchmarks/results/codes_tuning.jsonl``. What is not listed for Fashion-MNIST
-takes what was chosen on MNIST; what is listed nowhere has not been searched and takes each grid's
+takes what was chosen on MNIST at that point; what is listed nowhere has not been searched and takes each grid's
 first value. The search was done at two of the points; a third takes what was chosen at the nearest
 in k. Ours has no settings of its own for any point or data set.
 """
@@ -45,7 +45,20 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(512, 26): {"alpha": 1.0, "steps": 200},
         },
     },
-    "Fashion-MNIST": {},
+    "Fashion-MNIST": {
+        "k_sparse": {
+            Point(512, 26): {"lr": 0.008},
+        },
+        "jumprelu": {
+            Point(512, 26): {"lr": 0.001, "bandwidth": 2.0},
+        },
+        "batch_topk": {
+            Point(512, 26): {"lr": 0.004},
+        },
+        "topk": {
+            Point(512, 26): {"lr": 0.004},
+        },
+    },
 }
 
 
@@ -53,7 +66,7 @@ def settings_for(method: Method, point: Point | None, data: str = "MNIST") -> di
     """Return what was chosen on these data at the nearest point; else the first of each knob."""
     start = {name: values[0] for name, values in method.grid.items()}
     name = method.settings_name
-    chosen = CHOSEN.get(data, {}).get(name) or CHOSEN["MNIST"].get(name, {})
+    chosen = {**CHOSEN["MNIST"].get(name, {}), **CHOSEN.get(data, {}).get(name, {})}
     if not (point and chosen):
         return start
     nearest = min(chosen, key=lambda tuned: abs(math.log(tuned.k / point.k)))
