@@ -38,8 +38,8 @@ Rows = NDArray[Any]
 
 
 def quick_fit(rows: Rows, k: int, p: float) -> SparseVAETransformer:
-    """Estimator of the default kind after one epoch: speed does not depend on the weights."""
-    return SparseVAETransformer(k, p, hidden_sizes=(16,), max_iter=1, random_state=0).fit(rows)
+    """Estimator with the default network, after one epoch: speed depends on no weights."""
+    return SparseVAETransformer(k, p, max_iter=1, random_state=0).fit(rows)
 
 
 class BareProduct:
