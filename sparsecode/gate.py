@@ -67,7 +67,15 @@ class Gate(nn.Module):
             Which latents the values are of, if they are single ones.
         """
         gain = self.gain if latent is None else self.gain[latent]
-        return (loc.abs() if self.is_signed else loc) * gain.to(loc.dtype)
+        return self.sized(loc) * gain.to(loc.dtype)
+
+    def levels(self, score: Tensor) -> Tensor:
+        """Return what `sized` means reach, up to rounding, at a score, for each latent (k,)."""
+        return score / self.gain
+
+    def sized(self, loc: Tensor) -> Tensor:
+        """Return what scores are proportional to: ``loc``, or its absolute value."""
+        return loc.abs() if self.is_signed else loc
 
     @property
     def is_signed(self) -> bool:

@@ -108,3 +108,14 @@ def test_latents_that_fire_often_must_score_higher():
     torch.testing.assert_close(gate.gain, torch.tensor([2**-0.5, 1.0, 10.0]), atol=0.01, rtol=0)
     loc = torch.tensor([[1.0, 1.0, -1.0]])
     torch.testing.assert_close(gate.scores(loc), loc * gate.gain)
+
+
+@pytest.mark.parametrize(("spike_weight", "posterior"), [(0.8, "spike_slab"), (0.3, "spike_slab")])
+def test_a_score_exceeds_a_level_where_the_mean_exceeds_that_of_its_latent(spike_weight, posterior):
+    gate = Gate(5, spike_weight, posterior, usage_balance=0.6)
+    gate.usage.copy_(torch.tensor([0.01, 0.1, 0.2, 0.4, 0.9]))
+    loc = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    level = torch.tensor(0.3)
+    assert torch.equal(gate.sized(loc) > gate.levels(level), gate.scores(loc) > level)
+    row, latent = torch.arange(200), torch.arange(200) % 5
+    assert torch.equal(gate.scores(loc[row, latent], latent), gate.scores(loc)[row, latent])
