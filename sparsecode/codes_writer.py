@@ -335,7 +335,7 @@ def _text(values: Sequence[str] | np.ndarray, what: str) -> np.ndarray:
     for value in values:
         if not isinstance(value, str):
             raise ValueError(f"{what} holds {value!r}; text is needed")
-        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        if "\0" in value or not (value.isascii() or _is_unicode(value)):
             raise ValueError(
                 f"{what} holds {value!r}, which HDF5 cannot store; percent-encode NUL and bytes "
                 "that are not UTF-8"
@@ -343,6 +343,10 @@ def _text(values: Sequence[str] | np.ndarray, what: str) -> np.ndarray:
     array = np.empty(len(values), dtype=object)
     array[:] = list(values)
     return array
+
+
+def _is_unicode(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 python -m benchmarks.speed.encode --data-dir ../shared/data --threads 1
 
-Two folders: photographs that scikit-learn (and scikit-image, where it is installed) ships, cut
-to 640 by 427 pixels and saved as JPEG, encoded at 64 by 64 in colour; and MNIST's images as PNG.
+Photographs that scikit-learn (and scikit-image, where it is installed) ships are cut, resized to
+640 by 427 pixels, or to the 1,920 by 1,281 of a small camera, saved as JPEG, and encoded at 64 by
+64 in colour; MNIST's images are saved as PNG.
 The rivals decode and resize to the same pixels, and keep nothing: a ``multiprocessing.Pool``
 around a few lines of Pillow, and the package's own pool of decoders, which does not trust its
 files. Both start their processes in each round, as the job does. Files are in the page cache.
@@ -31,9 +32,9 @@ from sparsecode.image_pool import CHUNK, ImagePool
 from sparsecode.images import ImageOptions
 
 K, P = 512, 0.95
-_WIDTH, _HEIGHT = 640, 427
+_ASPECT = 640 / 427
 _QUALITY = 90
-_CUTS = 1_000
+_CUTS = 500
 _TRAINING_ROUNDS = {"n_components": K, "p": P, "max_iter": 1, "random_state": 0}
 
 
@@ -46,7 +47,7 @@ class Folder:
     write: Callable[[Path, int], None]
 
 
-def write_photographs(folder: Path, count: int) -> None:
+def write_photographs(folder: Path, count: int, width: int = 640) -> None:
     """Cut photographs, save the cuts as JPEG, and give each so many names as there must be."""
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(pixels) for pixels in photographs().values()]
@@ -56,12 +57,12 @@ def write_photographs(folder: Path, count: int) -> None:
             continue
         picture = pictures[i % len(pictures)]
         share = rng.uniform(0.7, 1.0)
-        width = int(share * min(picture.width, picture.height * _WIDTH / _HEIGHT))
-        height = width * _HEIGHT // _WIDTH
-        left = int(rng.integers(picture.width - width + 1))
-        top = int(rng.integers(picture.height - height + 1))
-        box = (left, top, left + width, top + height)
-        cut = picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC, box=box)
+        across = int(share * min(picture.width, picture.height * _ASPECT))
+        down = int(across / _ASPECT)
+        left = int(rng.integers(picture.width - across + 1))
+        top = int(rng.integers(picture.height - down + 1))
+        size, box = (width, round(width / _ASPECT)), (left, top, left + across, top + down)
+        cut = picture.resize(size, Image.Resampling.BICUBIC, box=box)
         cut.save(folder / f"{i:06d}.jpg", quality=_QUALITY)
 
 
@@ -138,7 +139,10 @@ def run(args: argparse.Namespace) -> None:
     file = open_rows(args, "encode")
     digits = load_mnist(args.data_dir).train.reshape(-1, 28, 28)
     folders = {
-        "photographs, JPEG": Folder(6_000, ImageOptions(64, 64, 3), write_photographs),
+        "photographs, 640 x 427": Folder(6_000, ImageOptions(64, 64, 3), write_photographs),
+        "photographs, 1920 x 1281": Folder(
+            1_000, ImageOptions(64, 64, 3), partial(write_photographs, width=1920)
+        ),
         "digits, PNG": Folder(6_000, ImageOptions(28, 28, 1), partial(write_digits, digits)),
     }
     for name, folder in folders.items():
