@@ -89,7 +89,7 @@ def encode(model: SparseVAE, x: Tensor) -> Codes:
             values[close] = exact.float()
             is_open[close] = gate.scores(exact, latent) > gate.threshold
     kept = _nonzero(is_open.logical_and_(values != 0))
-    return Codes(places.index_select(0, kept), values.index_select(0, kept), (len(x), loc.shape[1]))
+    return Codes(places.index_select(0, kept), values.index_select(0, kept), (len(x), k))
 
 
 def rows_at_once(model: SparseVAE) -> int:
@@ -109,7 +109,7 @@ def _above(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def _nonzero(values: Tensor) -> Tensor:
-    # And so it searches.
+    # NumPy searches several times faster than torch on a CPU, too.
     if values.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(values.numpy()))
     return values.nonzero().squeeze(1)

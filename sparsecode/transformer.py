@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from math import sqrt
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -44,11 +44,9 @@ from sparsecode.loader import Rows, as_rows, chunks
 from sparsecode.networks import ImageShape
 from sparsecode.progress import TrainingProgress
 from sparsecode.refinement import refine
-from sparsecode.sources import stacked
+from sparsecode.sources import Matrix, stacked
 from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
 from sparsecode.vae import ModelSpec, SparseVAE
-
-Matrix: TypeAlias = NDArray | sparse.csr_array
 
 _IMPORTANCE_SAMPLES = 64
 _BOUND_SEED = 0

@@ -59,6 +59,8 @@ def run_one(
     settings = settings_for(method, point, plain_name(data))
     if quick:
         settings = {**settings, **quick_settings(method)}
+    # A row of other settings is another row: what a later search has chosen is measured again.
+    key = {**key, "settings": settings}
     file.get(key, partial(measure, method, data, point, seed, settings))
 
 

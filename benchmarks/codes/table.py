@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.codes.measures import ALWAYS_ON, N_NEIGHBOURS
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
-from benchmarks.codes.settings import CHOSEN, settings_for
+from benchmarks.codes.settings import settings_for
 from benchmarks.codes.training import STEPS
 from benchmarks.common import PROBE_NOTE, Row, mean_sd, print_console, print_notes, print_table
 
@@ -46,19 +46,31 @@ NOTES = (
     "what the model itself charges, where it is one with a rate.",
     f"Everything that learns by gradients: {STEPS:,} steps of 256 rows (512 at (1000, 25)), "
     "warm-up and cosine decay, inputs centred and divided by one SD; rivals' settings tuned on "
-    "validation rows of MNIST, sparsecode with its defaults. “For probes”: tuned for the probe on "
+    "validation rows, sparsecode with its defaults. “For probes”: tuned for the probe on "
     "those rows instead of the error. Dense methods stand as they are and truncated to L0 per "
     "row, by what each entry adds to the reconstruction.",
 )
 
 
 def select(rows: Sequence[Row], data: str, point: Point) -> dict[Method, list[Row]]:
-    """Rows of one table by method, in the registry's order; only those of the settings in force."""
+    """Rows of one table by method, in the registry's order.
+
+    Those measured with the settings in force, or, where there are none yet, with earlier ones.
+    """
     found = {
         method: [row for row in rows if _belongs(row, method, data, point)]
         for method in METHODS.values()
     }
-    return {method: of_method for method, of_method in found.items() if of_method}
+    return {
+        method: [row for row in of_method if is_current(row, method, point)] or of_method
+        for method, of_method in found.items()
+        if of_method
+    }
+
+
+def is_current(row: Row, method: Method, point: Point) -> bool:
+    """Tell whether a row was measured with the settings in force."""
+    return bool(row["settings"] == settings_for(method, point, row["data"].split(",")[0]))
 
 
 def _belongs(row: Row, method: Method, data: str, point: Point) -> bool:
@@ -80,7 +92,7 @@ def cells(by_method: dict[Method, list[Row]], columns: dict[str, tuple[str, int]
     ]
 
 
-def caveats(rows: Iterable[Row]) -> list[str]:
+def caveats(rows: Sequence[Row]) -> list[str]:
     """Say what only the rows know about how they were made."""
     partly = sorted(
         {
@@ -89,12 +101,25 @@ def caveats(rows: Iterable[Row]) -> list[str]:
             if METHODS[row["method"]].encoded_rows
         }
     )
-    if not partly:
-        return []
+    said = []
+    if partly:
+        said.append(
+            "Probes of a slow encoder see only some training rows, the same ones for every seed: "
+            + ", ".join(partly)
+            + "."
+        )
+    if old := _outdated(rows):
+        said.append(f"Measured with settings that a later search has replaced: {', '.join(old)}.")
+    return said
+
+
+def _outdated(rows: Sequence[Row]) -> list[str]:
+    places = dict.fromkeys((row["data"], Point(row["k"], row["l0"])) for row in rows)
     return [
-        "Probes of a slow encoder see only some training rows, the same ones for every seed: "
-        + ", ".join(partly)
-        + "."
+        f"{method.label} ({data}, {point.k})"
+        for data, point in places
+        for method, shown in select(rows, data, point).items()
+        if not is_current(shown[0], method, point)
     ]
 
 
@@ -124,9 +149,9 @@ def write_markdown(
     parts = []
     for title, table in titled(rows, points):
         parts.append(f"### {title}\n\n{markdown(table)}")
-    for data in CHOSEN:
-        table = markdown(settings_table(points, data))
-        parts.append(f"### Settings of the rivals, {data}\n\n{table}")
+    for data in dict.fromkeys(row["data"] for row in rows):
+        if table := settings_table(rows, points, data):
+            parts.append(f"### Settings of the rivals, {data}\n\n{markdown(table)}")
     machines = sorted({f"Measured on {row['machine']}." for row in rows})
     text = [note for note in (*NOTES, *caveats(rows), *notes, *machines) if note]
     path.write_text("\n\n".join([*parts, *text]) + "\n")
@@ -140,18 +165,23 @@ def markdown(table: list[Cells]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def settings_table(points: Sequence[Point], data: str) -> list[Cells]:
-    """List the settings in force on these data, methods that share a fit once."""
-    tuned = {method.settings_name: method for method in METHODS.values() if method.grid}
+def settings_table(rows: Sequence[Row], points: Sequence[Point], data: str) -> list[Cells]:
+    """List the settings that the rows shown were measured with."""
+    by_point = {point: select(rows, data, point) for point in points}
+    tuned = [m for m in METHODS.values() if any(m in shown for shown in by_point.values())]
     return [
         {
-            "coder": name,
+            "coder": method.label,
             **{
-                f"{point.k}, {point.l0}": ", ".join(
-                    f"{name} {value:g}" for name, value in settings_for(method, point, data).items()
-                )
-                for point in points
+                f"{point.k}, {point.l0}": _settings(shown.get(method, []))
+                for point, shown in by_point.items()
             },
         }
-        for name, method in tuned.items()
+        for method in tuned
+        if method.grid
     ]
+
+
+def _settings(rows: Sequence[Row]) -> str:
+    found = {", ".join(f"{key} {value:g}" for key, value in r["settings"].items()) for r in rows}
+    return " or ".join(sorted(found)) or "–"

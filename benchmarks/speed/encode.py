@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.common import Row, load_mnist
 from benchmarks.other_data import photographs
-from benchmarks.speed.timing import in_turn, open_rows, options, show, spread
+from benchmarks.speed.timing import in_turn, open_rows, options, show, spread, wanted
 from sparsecode.encoding import encode_files
 from sparsecode.file_fitting import InputOptions
 from sparsecode.image_pool import CHUNK, ImagePool
@@ -35,7 +35,7 @@ K, P = 512, 0.95
 _ASPECT = 640 / 427
 _QUALITY = 90
 _CUTS = 500
-_TRAINING_ROUNDS = {"n_components": K, "p": P, "max_iter": 1, "random_state": 0}
+_PARAMETERS = {"n_components": K, "p": P, "max_iter": 1, "random_state": 0}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def measure(folder: Folder, n_workers: int, rounds: int) -> Row:
         folder.write(source, folder.count)
         paths = sorted(source.iterdir())
         encode = partial(encode_files, [source], Path(name, "codes.h5"), options=wanted)
-        encode(parameters=_TRAINING_ROUNDS)
+        encode(parameters=_PARAMETERS)
         model = Path(name, "codes.safetensors")
         timings = in_turn(
             {
@@ -145,10 +145,10 @@ def run(args: argparse.Namespace) -> None:
         ),
         "digits, PNG": Folder(6_000, ImageOptions(28, 28, 1), partial(write_digits, digits)),
     }
-    for name, folder in folders.items():
-        for n_workers in args.workers if not args.only or name in args.only else ():
+    for name in wanted(args, folders):
+        for n_workers in args.workers:
             key = {"benchmark": "encode", "comparison": name, "workers": n_workers}
-            file.get(key, partial(measure, folder, n_workers, args.rounds))
+            file.get(key, partial(measure, folders[name], n_workers, args.rounds))
     show(
         f"Files to codes in one .h5, {K} latents, p={P}",
         [row for row in file.rows if row["benchmark"] == "encode"],

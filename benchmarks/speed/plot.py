@@ -9,6 +9,7 @@ From the root of the repository. Draws the rows that `benchmarks.speed.transform
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,14 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     plt.close(figure)
 
 
-def _line(axis, x, values, colour: str, style: str = "-") -> None:  # type: ignore[no-untyped-def]
+def _line(
+    axis: Any,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    colour: str,
+    style: str = "-",
+) -> None:
+    """Draw medians, and, in a full line, a band between the quartiles."""
     middle, low, high = np.array(values).T
     axis.plot(x, middle, style, color=colour, marker="o" if style == "-" else None, markersize=4)
     if style == "-":

@@ -108,7 +108,7 @@ def show(title: str, rows: Sequence[Row], cells: Callable[[Row], Mapping[str, st
         print()
 
 
-def wanted(args: argparse.Namespace, comparisons: Mapping[str, Callable[..., None]]) -> list[str]:
+def wanted(args: argparse.Namespace, comparisons: Mapping[str, object]) -> list[str]:
     """Names of the comparisons asked for."""
     unknown = set(args.only or ()) - set(comparisons)
     if unknown:

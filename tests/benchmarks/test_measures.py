@@ -184,8 +184,22 @@ def test_the_tuning_goes_through_the_knobs_and_never_measures_twice(data, tmp_pa
     assert pasted == {"made up": {best["method"]: {Point(8, 3): {"a": 2, "b": 2}}}}
 
 
+def test_rows_of_the_settings_in_force_replace_earlier_ones():
+    key = {"data": "MNIST", "k": 64, "l0": 13, "method": "topk"}
+    point, topk = Point(64, 13), METHODS["topk"]
+    old = [{**key, "seed": seed, "settings": {"lr": 1.0}} for seed in range(2)]
+    assert table.select(old, "MNIST", point) == {topk: old}
+    assert table.caveats(old) == [
+        "Measured with settings that a later search has replaced: TopK SAE (MNIST, 64)."
+    ]
+    assert table.settings_table(old, [point], "MNIST") == [{"coder": topk.label, "64, 13": "lr 1"}]
+    new = [{**key, "seed": 0, "settings": settings_for(topk, point)}]
+    assert table.select([*old, *new], "MNIST", point) == {topk: new}
+    assert table.caveats([*old, *new]) == []
+
+
 def test_the_fronts_are_drawn(tmp_path):
-    key = {"data": "made up", "k": 8, "l0": 3, "l0_mean": 3.0}
+    key = {"data": "made up", "k": 8, "l0": 3, "l0_mean": 3.0, "settings": {}}
     rows = [
         {**key, "method": name, "seed": seed, "mse": 0.01 * (i + 1), "probe": 0.9 + 0.01 * seed}
         for i, name in enumerate(["sparsecode", "topk", "vsc", "pca_truncated", "untrained"])
