@@ -7,8 +7,9 @@ that is passed in, never from the global seed.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -243,6 +244,47 @@ class CustomEncoder(nn.Module):
         return loc.gather(1, latent[:, None]).squeeze(1)
 
 
+class SparseRows(NamedTuple):
+    """Rows in CSR, on a device.
+
+    Parameters
+    ----------
+    indptr, indices : Tensor of int32 or int64, shapes (n + 1,) and (m,)
+    values : Tensor of shape (m,)
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+
+
+class SparseLinear(nn.Module):
+    """A linear layer for `SparseRows`: it costs as much as these have entries.
+
+    Parameters
+    ----------
+    layer : Linear
+        Its weights are copied, transposed.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = layer.weight.T.contiguous()
+        self.bias = layer.bias
+
+    def forward(self, z: SparseRows) -> Tensor:
+        """Map n rows to (n, layer.out_features)."""
+        sums = nn.functional.embedding_bag(
+            z.indices,
+            self.weight,
+            z.indptr,
+            mode="sum",
+            per_sample_weights=z.values,
+            include_last_offset=True,
+        )
+        return sums if self.bias is None else sums + self.bias
+
+
 class LinearPlusMLP(nn.Module):
     """A dictionary, and an MLP that corrects it: ``linear(z) + correction(mlp(z))``.
 
@@ -269,6 +311,17 @@ class LinearPlusMLP(nn.Module):
         """Draw the weights; the correction is zero."""
         initialise_(self, generator)
         nn.init.zeros_(self.correction.weight)
+
+
+def for_sparse_rows(decoder: nn.Module) -> Callable[[SparseRows], Tensor] | None:
+    """Return the same map for `SparseRows`; None where no linear layer reads the codes."""
+    if isinstance(decoder, LinearPlusMLP):
+        linear, hidden = SparseLinear(decoder.linear), for_sparse_rows(decoder.mlp)
+        return hidden and (lambda z: linear(z) + decoder.correction(hidden(z)))
+    # Of these classes themselves: a subclass may do something else.
+    if type(decoder) is nn.Sequential and type(decoder[0]) is nn.Linear:
+        return nn.Sequential(SparseLinear(decoder[0]), *decoder[1:])
+    return None
 
 
 def build_encoder(

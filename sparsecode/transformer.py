@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sparsecode import persistence
-from sparsecode.coding import Codes, encode, rows_at_once
+from sparsecode.coding import Codes, decode, encode, rows_at_once
 from sparsecode.defaults import (
     USAGE_BALANCE,
     WEIGHT_DECAY,
@@ -515,12 +515,7 @@ class SparseVAETransformer(
         ValueError
             Another number of columns than ``n_components``.
         """
-        model = self._fitted()
-        codes = self._check_codes(codes)
-        with torch.no_grad(), matmul_precision(reduced=False):
-            rows = as_rows(codes, model.scale.device)
-            means = [model.decode(z).mean.cpu().numpy() for z in self._chunks(rows)]
-        return np.concatenate(means)
+        return decode(self._fitted(), self._check_codes(codes))
 
     def refine(
         self,

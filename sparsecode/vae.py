@@ -262,12 +262,17 @@ class SparseVAE(nn.Module):
 
     def decode(self, z: Tensor) -> Distribution:
         """Likelihood p(x | z) for latents (n, k), over rows (n, d) in the units of the data."""
-        output = _at_least_float32(self.decoder(z))
+        output = self.decoder(z)
         if output.shape != (len(z), self.spec.n_features):
             raise ValueError(
                 f"decoder must map {tuple(z.shape)} to {(len(z), self.spec.n_features)}, one value "
                 f"per feature; got {tuple(output.shape)}"
             )
+        return self.likelihood(output)
+
+    def likelihood(self, output: Tensor) -> Distribution:
+        """Likelihood p(x | z) from what the decoder puts out (n, d)."""
+        output = _at_least_float32(output)
         if self.spec.likelihood == "gaussian":
             output = torch.addcmul(self.input_mean, output, self.input_scale)
         return likelihood_distribution(self.spec.likelihood, output, self.scale * self.input_scale)

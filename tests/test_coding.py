@@ -5,7 +5,7 @@ from scipy import sparse
 from test_vae import model
 from torch import nn
 
-from sparsecode.coding import Codes, encode
+from sparsecode.coding import Codes, decode, encode
 
 
 @pytest.fixture
@@ -66,3 +66,69 @@ def test_compressed_codes_hold_the_non_zeros_only():
     assert matrix.has_canonical_format
     np.testing.assert_array_equal(matrix.toarray(), codes)
     assert Codes.of_dense(torch.zeros(2, 3)).to_csr().shape == (2, 3)
+
+
+DECODERS = {
+    "dictionary": {},
+    "MLP": {"posterior": "gaussian", "decoder_sizes": (5,)},
+    "dictionary and MLP": {"decoder_sizes": (5,)},
+}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5])
+def test_sparse_codes_are_decoded_as_dense_ones_are(kind, density):
+    vae = randomised(**DECODERS[kind])
+    codes = random_codes(300, vae.spec.n_latents, density)
+    np.testing.assert_allclose(decode(vae, codes), decode(vae, codes.toarray()), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_sparse_code_is_decoded_alike_whatever_is_beside_it(kind):
+    vae = randomised(**DECODERS[kind])
+    codes = random_codes(300, vae.spec.n_latents, 0.05)
+    together = decode(vae, codes)
+    for i in (0, 7, 299):
+        np.testing.assert_allclose(decode(vae, codes[[i]])[0], together[i], atol=1e-6)
+    order = np.random.default_rng(1).permutation(300)
+    np.testing.assert_allclose(decode(vae, codes[order]), together[order], atol=1e-6)
+
+
+def test_any_csr_is_decoded():
+    """Columns in any order, repeated, with stored zeros, and arrays that cannot be written to."""
+    vae = randomised()
+    data = np.array([1.0, 2.0, 0.0, 3.0], np.float32)
+    indices = np.array([3, 0, 1, 3], np.int32)
+    for array in (data, indices):
+        array.flags.writeable = False
+    codes = sparse.csr_array((data, indices, [0, 4] + [4] * 30), (31, vae.spec.n_latents))
+    expected = np.zeros(codes.shape, np.float32)
+    expected[0, [0, 3]] = 2, 4
+    np.testing.assert_allclose(decode(vae, codes), decode(vae, expected), atol=1e-5)
+
+
+def test_a_decoder_of_another_kind_is_given_dense_codes():
+    class Doubled(nn.Sequential):
+        def forward(self, z):
+            return 2 * super().forward(z)
+
+    vae = randomised()
+    vae.decoder = Doubled(nn.Linear(vae.spec.n_latents, vae.spec.n_features))
+    codes = random_codes(50, vae.spec.n_latents, 0.02)
+    np.testing.assert_allclose(decode(vae, codes), decode(vae, codes.toarray()), atol=1e-6)
+
+
+def randomised(**spec):
+    """Return a model whose weights, biases too, are all random."""
+    vae = model(**spec).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in vae.parameters():
+            weight.normal_(generator=generator)
+    return vae
+
+
+def random_codes(n, k, density):
+    return sparse.csr_array(
+        sparse.random(n, k, density, format="csr", dtype=np.float32, random_state=2)
+    )

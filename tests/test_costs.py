@@ -98,9 +98,19 @@ def test_a_code_is_one_product(estimator, n):
 
 
 @pytest.mark.parametrize("n", [1, 700])
-def test_so_is_its_inverse(estimator, n):
-    codes = estimator.transform(pixels(n))
+def test_so_is_the_inverse_of_dense_codes(estimator, n):
+    codes = estimator.transform(pixels(n)).toarray()
     assert multiply_adds(lambda: estimator.inverse_transform(codes)) == n * D * K
+
+
+def test_sparse_codes_are_decoded_without_a_product(estimator):
+    codes = estimator.transform(pixels(700))
+    codes.data[: len(codes.data) // 4] = 0
+    codes.eliminate_zeros()
+    assert multiply_adds(lambda: estimator.inverse_transform(codes)) == 0
+    with Operations() as operations:
+        estimator.inverse_transform(codes)
+    assert operations.largest == 4 * 700 * D  # no dense codes, which are smaller, either
 
 
 @pytest.mark.parametrize("work", ["fit", "transform"])

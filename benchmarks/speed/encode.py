@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     folders = {
         "photographs, 640 x 427": Folder(6_000, ImageOptions(64, 64, 3), write_photographs),
         "photographs, 1920 x 1281": Folder(
-            1_000, ImageOptions(64, 64, 3), partial(write_photographs, width=1920)
+            6_000, ImageOptions(64, 64, 3), partial(write_photographs, width=1920)
         ),
         "digits, PNG": Folder(6_000, ImageOptions(28, 28, 1), partial(write_digits, digits)),
     }

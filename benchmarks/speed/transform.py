@@ -5,8 +5,8 @@ python -m benchmarks.speed.transform --data-dir ../shared/data --threads 1
 ``product``: 60,000 rows at 512 latents, beside ``relu(x @ W + b)`` in torch on all rows at once,
 the same in chunks that fit the cache (which writes less to memory), and OMP with as many non-zeros
 (some rows, scaled up: each costs the same). ``rows``, ``latents``, ``density``: what a row costs
-against each. The limit is the multiply-adds of the product at the best rate of a product of one
-chunk.
+against each. ``inverse``: `inverse_transform` of CSR beside that of the same codes dense. The limit
+is the multiply-adds of the product at the best rate of a product of one chunk.
 """
 
 import argparse
@@ -26,9 +26,12 @@ from sparsecode import SparseVAETransformer
 from sparsecode.coding import rows_at_once
 
 K, L0 = 512, 26
-_ROWS = (1_000, 10_000, 100_000, 1_000_000)
+_ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+# A round takes minutes from here on: there is one.
+_MANY_ROWS = 10_000_000
 _LATENTS = (64, 256, 1_024, 4_096, 16_384, 65_536)
 _DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+_INVERSE = ((512, 0.1), (512, 0.05), (512, 0.02), (4_096, 0.05), (4_096, 0.01))
 # Few enough that the largest number of latents takes seconds, not minutes.
 _LATENT_ROWS = 2_048
 _OMP_ROWS = 500
@@ -190,7 +193,47 @@ def _prepared_cost(
     return _cost(*prepare(value), rounds)
 
 
+def inverse(args: argparse.Namespace, file: RowFile) -> None:
+    """Sparse products beside dense ones."""
+    train = load_mnist(args.data_dir).train
+    for k, density in _INVERSE:
+        key = {"benchmark": "transform", "comparison": "inverse", "k": k, "density": density}
+        file.get(key, partial(_inverse, train, k, density, args.rounds))
+    show(
+        "inverse_transform of codes in CSR, 784 features, 512 hidden units",
+        _rows(file, "inverse"),
+        lambda row: {
+            "latents": f"{row['k']:,}",
+            "density": str(row["density"]),
+            "n": str(row["n"]),
+            "µs per row": f"{row['sparse_s'][0] / row['n_rows'] * 1e6:.1f}",
+            "dense, µs per row": f"{row['dense_s'][0] / row['n_rows'] * 1e6:.1f}",
+            "times less": spread(row["times_less"]),
+        },
+    )
+
+
+def _inverse(train: Rows, k: int, density: float, rounds: int) -> Row:
+    # From 12,000 rows on the default decoder has hidden units beside its dictionary.
+    estimator = quick_fit(train[:12_000], k, 1 - density)
+    codes = estimator.transform(train[12_000 : 12_000 + 4 * _CHUNK])
+    dense = codes.toarray()
+    timings = in_turn(
+        {
+            "sparse": lambda: estimator.inverse_transform(codes),
+            "dense": lambda: estimator.inverse_transform(dense),
+        },
+        rounds,
+    )
+    return {
+        **timings.row(),
+        "n_rows": len(dense),
+        "times_less": timings.ratio("dense", "sparse"),
+    }
+
+
 def _cost(estimator: SparseVAETransformer, rows: Rows, rounds: int) -> Row:
+    rounds = 1 if len(rows) >= _MANY_ROWS else rounds
     timings = in_turn({"transform": lambda: estimator.transform(rows)}, rounds)
     limit = _limit(len(rows), rows.shape[1], estimator.n_components)
     return {**timings.row(), "n_rows": len(rows), "limit_s": limit}
@@ -204,7 +247,13 @@ def _rows(file: RowFile, comparison: str) -> list[Row]:
     ]
 
 
-COMPARISONS = {"product": product, "rows": by_rows, "latents": by_latents, "density": by_density}
+COMPARISONS = {
+    "product": product,
+    "rows": by_rows,
+    "latents": by_latents,
+    "density": by_density,
+    "inverse": inverse,
+}
 
 
 def main() -> None:

@@ -66,5 +66,7 @@ def fuzz(target: Callable[[bytes], None], seeds: Iterable[bytes], arguments: lis
         corpus = [] if files else [folder]
         for function in _functions():
             atheris.instrument_func(function)
-        atheris.Setup([*arguments, "-rss_limit_mb=4096", "-timeout=30", *corpus], target)
+        program, *options = arguments  # of two values of an option, libFuzzer takes the last
+        limits = "-rss_limit_mb=4096", "-timeout=30"
+        atheris.Setup([program, *limits, *options, *corpus], target)
         atheris.Fuzz()
