@@ -62,8 +62,14 @@ def training_options(batch: int, beta: float = 1.0) -> TrainingOptions:
     return TrainingOptions(batch, 1, learning_rate=6e-3, weight_decay=1.0, beta=beta)
 
 
-def network(rows: NDArray[np.uint8], k: int, p: float, hidden: tuple[int, ...]) -> SparseVAE:
-    """Untrained network of the default estimator."""
+def network(
+    rows: NDArray[np.uint8],
+    k: int,
+    p: float,
+    hidden: tuple[int, ...],
+    encoder_hidden: tuple[int, ...] = (),
+) -> SparseVAE:
+    """Untrained network of the estimator, by default with the default's encoder."""
     spec = ModelSpec(
         n_features=rows.shape[1],
         n_latents=k,
@@ -72,7 +78,7 @@ def network(rows: NDArray[np.uint8], k: int, p: float, hidden: tuple[int, ...]) 
         prior="spike_slab",
         likelihood="gaussian",
         spike_scale=0.05**0.5,
-        encoder_sizes=(),
+        encoder_sizes=encoder_hidden,
         decoder_sizes=hidden,
         image_shape=None,
         usage_balance=0.6,
@@ -93,7 +99,7 @@ class Loop:
 
     def __init__(self, model: SparseVAE, learning_rate: float = LEARNING_RATE) -> None:
         self.model = model
-        self.log_sigma = nn.Parameter(torch.zeros(()))
+        self.log_sigma = nn.Parameter(torch.zeros((), device=model.scale.device))
         parameters = [*model.parameters(), self.log_sigma]
         self.optimizer = torch.optim.Adam(parameters, lr=learning_rate)
 

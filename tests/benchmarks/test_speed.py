@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import encode, fit, plot, timing, transform
+from benchmarks.speed import encode, fit, gpu, plot, timing, transform
 from sparsecode.images import ImageOptions, read_image
 
 
@@ -83,3 +83,28 @@ def test_the_costs_are_drawn(tmp_path):
     rows.append({"benchmark": "fit", "comparison": "rows", "rows": 100, "epoch_s": seconds})
     plot.draw(tmp_path / "speed.png", rows)
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_timed_on_a_gpu_works_without_one():
+    rows = np.random.default_rng(0).integers(0, 256, (1_100, 784), dtype=np.uint8)
+    device = torch.device("cpu")
+    row = gpu._epochs(rows, gpu.SMALL, device)
+    assert 0 < row["floor_s"] < row["fit_s"]
+    assert row["tutorial_s"] > 0
+    trained = gpu._fit(gpu.embeddings(gpu.SMALL), gpu.SMALL, device, 2)
+    assert trained.n_iter_ == 2
+    assert trained.model_.spec.n_latents == gpu.SMALL.sae_latents
+
+
+def test_sae_lens_is_trained_on_as_many_rows():
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    rows = torch.from_numpy(gpu.embeddings(gpu.SMALL))
+    trained = gpu._sae_lens(rows, gpu.SMALL, torch.device("cpu"), 2)
+    assert trained.cfg.d_sae == gpu.SMALL.sae_latents
+
+
+def test_a_gpu_is_asked_for(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--small"):
+        gpu.main()
