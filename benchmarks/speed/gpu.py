@@ -5,10 +5,10 @@ python -m benchmarks.speed.gpu --data-dir ../shared/data
 ``epochs``: 50 epochs over MNIST, 784-512-256 and back, beside the loop of `tutorial` on the same
 device (two epochs of it, scaled up: each costs the same) and beside the multiply-adds at the best
 rate of a product. ``sae``: 16,384 latents, 64 open, on 4,096-dimensional embeddings: rows per
-second beside the TopK trainer of sae-lens (``pip install sae-lens``) with autocast, fed with batches
-that lie on the device. Both are the difference of a longer and a shorter run, so that what is done
-once does not count. A GPU's context is created before. Without a GPU it needs ``--small``, which
-shows that everything works, and nothing else.
+second beside the TopK trainer of sae-lens (``pip install sae-lens``) with autocast, fed with
+batches that lie on the device. Both are the difference of a longer and a shorter run, so that what
+is done once does not count. A GPU's context is created before. Without a GPU it needs ``--small``,
+which shows that everything works, and nothing else.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def _epochs(train: NDArray[np.uint8], sizes: Sizes, device: torch.device) -> Row
 # -- sparse autoencoders -------------------------------------------------------------------------
 
 
-def sae(args: argparse.Namespace, file: RowFile, sizes: Sizes, device: torch.device) -> None:
+def sae(_: argparse.Namespace, file: RowFile, sizes: Sizes, device: torch.device) -> None:
     """Rows per second beside sae-lens."""
     key = {"benchmark": "gpu", "comparison": "sae", "device": device.type, **vars(sizes)}
     file.get(key, lambda: _sae(sizes, device))
@@ -150,7 +150,9 @@ def sae(args: argparse.Namespace, file: RowFile, sizes: Sizes, device: torch.dev
         [row for row in file.rows if (row["benchmark"], row["comparison"]) == ("gpu", "sae")],
         lambda row: {
             "device": row["device"],
-            "features, latents, open": f"{row['width']:,}, {row['sae_latents']:,}, {row['sae_open']}",
+            "features": f"{row['width']:,}",
+            "latents": f"{row['sae_latents']:,}",
+            "open": str(row["sae_open"]),
             "fit, rows/s": f"{row['fit_rate']:,.0f}",
             "sae-lens, rows/s": f"{row['rival_rate']:,.0f}",
             "times": f"{row['fit_rate'] / row['rival_rate']:.2f}",
