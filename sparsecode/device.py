@@ -63,10 +63,10 @@ def matmul_precision(reduced: bool) -> Iterator[None]:
 
 @cache
 def _casts_pay() -> bool:
-    """Whether this CPU multiplies bfloat16 faster, but torch float32 no faster for being allowed to.
+    """Whether this CPU has units for bfloat16 that torch uses for bfloat16 alone.
 
-    So it is with AVX-512's dot products of bfloat16, 1.3 to 1.6 times. With AMX, torch rounds
-    the factors itself, at less cost: docs/performance.md.
+    So it is with AVX-512's dot products, which make steps 1.3 to 1.6 times faster. With AMX,
+    torch rounds float32 factors itself, at less cost: docs/performance.md.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") and not capabilities.get("amx_bf16"))
