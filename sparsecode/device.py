@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ def _casts_pay() -> bool:
     So it is with AVX-512's dot products, which make steps 1.3 to 1.6 times faster. With AMX,
     torch rounds float32 factors itself, at less cost: docs/performance.md.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") and not capabilities.get("amx_bf16"))
 
 
