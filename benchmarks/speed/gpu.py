@@ -31,6 +31,8 @@ from sparsecode.device import matmul_precision
 _TUTORIAL_EPOCHS = 2
 _ROUNDS_OF_PRODUCT = 50
 _RANK = 256
+# Its default, constant.
+_SAE_LENS_RATE = 3e-4
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def _sae_lens(rows: Tensor, sizes: Sizes, device: torch.device, n_epochs: int) -
     training = SAETrainerConfig(
         total_training_samples=n_epochs * len(rows),
         train_batch_size_samples=sizes.sae_batch,
+        lr_end=_SAE_LENS_RATE,
         device=str(device),
         autocast=True,
     )
