@@ -24,8 +24,9 @@ _TOLERANCE = 1e-4
 # of a CPU. A GPU wants enough work at once.
 _CPU_VALUES, _GPU_VALUES = 1 << 19, 1 << 25
 _FEWEST_ROWS, _MOST_ROWS = 256, 1 << 14
-# An entry of a sparse product costs as much as three to fifteen of a dense one.
-_SPARSE_DENSITY = 1 / 8
+# An entry of a sparse product costs as much as three to fifteen of a dense one, and the weights
+# are transposed for it, which a hundred rows make up for.
+_SPARSE_DENSITY, _SPARSE_ROWS = 1 / 8, 256
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,10 @@ def decode(model: SparseVAE, codes: NDArray[np.float32] | sparse.csr_array) -> N
 def _sparse_decoder(
     model: SparseVAE, codes: NDArray[np.float32] | sparse.csr_array
 ) -> Callable[[SparseRows], Tensor] | None:
-    if isinstance(codes, np.ndarray) or codes.nnz > _SPARSE_DENSITY * np.prod(codes.shape):
+    if isinstance(codes, np.ndarray) or codes.shape[0] < _SPARSE_ROWS:
         return None
-    return for_sparse_rows(model.decoder)
+    is_sparse = codes.nnz <= _SPARSE_DENSITY * np.prod(codes.shape)
+    return for_sparse_rows(model.decoder) if is_sparse else None
 
 
 def _sparse_chunks(codes: sparse.csr_array, model: SparseVAE) -> Iterator[SparseRows]:

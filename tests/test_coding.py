@@ -101,7 +101,7 @@ def test_any_csr_is_decoded():
     indices = np.array([3, 0, 1, 3], np.int32)
     for array in (data, indices):
         array.flags.writeable = False
-    codes = sparse.csr_array((data, indices, [0, 4] + [4] * 30), (31, vae.spec.n_latents))
+    codes = sparse.csr_array((data, indices, [0] + [4] * 300), (300, vae.spec.n_latents))
     expected = np.zeros(codes.shape, np.float32)
     expected[0, [0, 3]] = 2, 4
     np.testing.assert_allclose(decode(vae, codes), decode(vae, expected), atol=1e-5)
@@ -114,7 +114,7 @@ def test_a_decoder_of_another_kind_is_given_dense_codes():
 
     vae = randomised()
     vae.decoder = Doubled(nn.Linear(vae.spec.n_latents, vae.spec.n_features))
-    codes = random_codes(50, vae.spec.n_latents, 0.02)
+    codes = random_codes(300, vae.spec.n_latents, 0.02)
     np.testing.assert_allclose(decode(vae, codes), decode(vae, codes.toarray()), atol=1e-6)
 
 
