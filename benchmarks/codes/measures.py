@@ -22,7 +22,6 @@ from benchmarks.common import (
     unit_float,
     zero_fraction,
 )
-from sparsecode.device import matmul_precision
 
 ALWAYS_ON = 0.5
 N_NEIGHBOURS = 5
@@ -107,8 +106,7 @@ def nearest_neighbours(
     known, wanted = (torch.from_numpy(y.astype(np.int64)) for y in (labels, test_labels))
     hits = 0
     for x, y in zip(query.split(_BLOCK), wanted.split(_BLOCK), strict=True):
-        with matmul_precision(reduced=True):
-            cosine = x @ reference
+        cosine = x @ reference
         best = cosine.topk(N_NEIGHBOURS, dim=1)
         # A vote of 1 each, and of less than the smallest margin for being near.
         votes = torch.zeros(len(x), n_classes).scatter_add_(

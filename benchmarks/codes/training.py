@@ -169,7 +169,8 @@ def fit_network(
     # Adam's moments of latents that never fire decay into denormals, which are slow on a CPU.
     torch.set_flush_denormal(True)
     try:
-        with matmul_precision(reduced=True):
+        # Casts would round what a rival compares to find its largest latents.
+        with matmul_precision(reduced=True), torch.autocast("cpu", enabled=False):
             train(network, torch.from_numpy(fit_rows).to(device), scaling, lr, steps, batch)
     finally:
         torch.set_flush_denormal(False)
