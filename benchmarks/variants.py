@@ -74,29 +74,60 @@ class GateOfModel(Gate):
 
 def gate_of(kind: type[Gate]) -> Patch:
     """Give every model a gate of this kind."""
-    build = SparseVAE.__init__
+    build, posterior = SparseVAE.__init__, SparseVAE.posterior
 
     def build_and_tell(self: SparseVAE, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         if isinstance(self.gate, GateOfModel):
             self.gate.model = (self,)
 
+    def with_gradient(
+        self: SparseVAE, loc: Tensor, scale: Tensor, gate: Tensor | None = None
+    ) -> GatedNormal:
+        # The gate that training hands over has none.
+        return posterior(self, loc, scale, None if issubclass(kind, SmoothGate) else gate)
+
     @contextmanager
     def patched() -> Iterator[None]:
-        with patch.object(vae, "Gate", kind), patch.object(SparseVAE, "__init__", build_and_tell):
+        with (
+            patch.object(vae, "Gate", kind),
+            patch.object(SparseVAE, "__init__", build_and_tell),
+            patch.object(SparseVAE, "posterior", with_gradient),
+        ):
             yield
 
     return patched
 
 
+class UnlikeGate(GateOfModel):
+    """A gate whose score of a latent depends on more than its mean: it is asked for all of them."""
+
+    @override
+    def levels(self, score: Tensor) -> Tensor:
+        return torch.full_like(self.usage, -torch.inf)
+
+    @override
+    def scores(self, loc: Tensor, latent: Tensor | None = None) -> Tensor:
+        if latent is None:
+            return self.all_scores(loc)
+        distance = self.all_scores(loc.view(-1, len(self.usage))).view(-1) - self.threshold
+        # So far from the threshold that none is looked at again.
+        return self.threshold + distance + torch.where(distance > 0, 1.0, -1.0)
+
+    def all_scores(self, loc: Tensor) -> Tensor:
+        """Scores (n, k)."""
+        raise NotImplementedError
+
+
 class NormGate(GateOfModel):
     """Scores are what a code moves in the reconstruction: loc times the length of its atom."""
 
+    @property
     @override
-    def scores(self, loc: Tensor) -> Tensor:
+    def gain(self) -> Tensor:
         dictionary = self.model[0].dictionary
         assert dictionary is not None
-        return super().scores(loc) * dictionary.weight.detach().norm(dim=0).to(loc.dtype)
+        return super().gain * dictionary.weight.detach().norm(dim=0)
 
 
 class SignedGate(Gate):
@@ -108,7 +139,7 @@ class SignedGate(Gate):
         return True
 
 
-class RowGate(Gate):
+class RowGate(UnlikeGate):
     """Open exactly the top L0 of each row, in training and afterwards.
 
     Scores are taken relative to the row's own threshold, and moved away from it by 1 on either
@@ -122,8 +153,8 @@ class RowGate(Gate):
         self.register_buffer("target", torch.zeros(()))
 
     @override
-    def scores(self, loc: Tensor) -> Tensor:
-        scores = super().scores(loc)
+    def all_scores(self, loc: Tensor) -> Tensor:
+        scores = Gate.scores(self, loc)
         n_latents = loc.shape[1]
         n_open = min(n_latents - 1, round(n_latents * (1 - float(self.target))))
         edges = scores.topk(n_open + 1, dim=1).values[:, n_open - 1 :]
@@ -156,14 +187,14 @@ class RectangleGate(SmoothGate):
         return (distance / KERNEL_WIDTH).clamp(-0.5, 0.5)
 
 
-class OwnHeadGate(SmoothGate):
+class OwnHeadGate(UnlikeGate, SmoothGate):
     """Scores are the logits of `TwoHeads`, which learn through a sigmoid."""
 
     @override
-    def scores(self, loc: Tensor) -> Tensor:
+    def all_scores(self, loc: Tensor) -> Tensor:
         encoder = self.model[0].encoder
         assert isinstance(encoder, TwoHeads)
-        return super().scores(encoder.logits).to(loc.dtype)
+        return Gate.scores(self, encoder.logits).to(loc.dtype)
 
     @override
     def surrogate(self, distance: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from benchmarks.variants import (
 )
 from sparsecode import defaults, trainer, transformer, vae
 from sparsecode.distributions import GatedNormal
+from sparsecode.gate import Gate
 from sparsecode.networks import Encoder, LinearPlusMLP, TiedEncoder
 
 N, D, POINT = 400, 784, Point(16, 2)
@@ -97,7 +98,8 @@ def test_nothing_is_left_of_a_variant():
 def test_scores():
     norms = model("score: loc times atom length")
     loc = torch.ones(1, POINT.k)
-    expected = norms.gate.gain * norms.dictionary.weight.norm(dim=0)
+    gain = Gate.gain.__get__(norms.gate)  # of the usage alone
+    expected = gain * norms.dictionary.weight.norm(dim=0)
     torch.testing.assert_close(norms.gate.scores(loc)[0], expected)
 
     assert isinstance(model("score: abs(loc), signed codes").gate, SignedGate)
