@@ -6,8 +6,8 @@ python -m benchmarks.speed.gpu --data-dir ../shared/data
 device (two epochs of it, scaled up: each costs the same) and beside the multiply-adds at the best
 rate of a product. ``sae``: 16,384 latents, 64 open, on 4,096-dimensional embeddings: rows per
 second beside the TopK trainer of sae-lens (``pip install sae-lens``) with autocast, fed with
-batches that lie on the device. Both are the difference of a longer and a shorter run, so that what
-is done once does not count. A GPU's context is created before. Without a GPU it needs ``--small``,
+batches that lie on the device. Both rates are of the epochs that a longer run has more than a
+shorter one, so that what is done once does not count. A GPU's context is created before. Without a GPU it needs ``--small``,
 which shows that everything works, and nothing else.
 """
 
