@@ -7,8 +7,8 @@ device (two epochs of it, scaled up: each costs the same) and beside the multipl
 rate of a product. ``sae``: 16,384 latents, 64 open, on 4,096-dimensional embeddings: rows per
 second beside the TopK trainer of sae-lens (``pip install sae-lens``) with autocast, fed with
 batches that lie on the device. Both rates are of the epochs that a longer run has more than a
-shorter one, so that what is done once does not count. A GPU's context is created before. Without a GPU it needs ``--small``,
-which shows that everything works, and nothing else.
+shorter one, so that what is done once does not count. A GPU's context is created before. Without a
+GPU it needs ``--small``, which shows that everything works, and nothing else.
 """
 
 import argparse
