@@ -1,10 +1,10 @@
-"""One step of training, recorded once and replayed by a GPU: CUDA graphs.
+"""Steps of training, recorded once and replayed by a GPU: CUDA graphs.
 
 A step is some hundred kernels, each of a few microseconds, and Python takes longer to launch one
 than a GPU to run it. A recording is launched as a whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ class Recording:
     Parameters
     ----------
     function : callable
-        Of one tensor on the GPU; returns nothing. Other tensors that it reads or writes must stay
+        Of tensors on the GPU; returns nothing. Other tensors that it reads or writes must stay
         where they are, and it may not wait for the GPU. Whatever Python does in it is done once,
         while it is recorded.
-    example : Tensor
-        Of the shape, type and device of every argument.
+    examples : sequence of Tensor
+        Of the shapes, types and device of its arguments.
     generator : torch.Generator
         Source of the function's randomness: it goes on from one replay to the next.
 
@@ -31,15 +31,19 @@ class Recording:
     """
 
     def __init__(
-        self, function: Callable[[Tensor], None], example: Tensor, generator: torch.Generator
+        self,
+        function: Callable[..., None],
+        examples: Sequence[Tensor],
+        generator: torch.Generator,
     ) -> None:
-        self._argument = example.clone()
+        self._arguments = [example.clone() for example in examples]
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(generator)
         with torch.cuda.graph(self._graph):
-            function(self._argument)
+            function(*self._arguments)
 
-    def __call__(self, argument: Tensor) -> None:
+    def __call__(self, *arguments: Tensor) -> None:
         """Do it again, without waiting for it."""
-        self._argument.copy_(argument)
+        for recorded, argument in zip(self._arguments, arguments, strict=True):
+            recorded.copy_(argument)
         self._graph.replay()

@@ -3,7 +3,7 @@
 And codes -> rows, by products that skip the zeros.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsecode.device import matmul_precision
 from sparsecode.loader import as_rows, chunks
 from sparsecode.networks import SparseRows, for_sparse_rows
+from sparsecode.streams import downloaded
 from sparsecode.vae import SparseVAE
 
 # Scores are in units of the slab. Two float32 evaluations of one score in different batches differ
@@ -52,6 +53,10 @@ class Codes:
         flat = codes.reshape(-1)
         places = _nonzero(flat)
         return cls(places, flat[places], (n, k))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Codes":
+        """Replace both tensors by what a function makes of them."""
+        return Codes(move(self.places), move(self.values), self.shape)
 
     def to_dense(self) -> Tensor:
         """Return the matrix (n, k)."""
@@ -100,6 +105,18 @@ def encode(model: SparseVAE, x: Tensor) -> Codes:
             is_open[close] = gate.scores(exact, latent) > gate.threshold
     kept = _nonzero(is_open.logical_and_(values != 0))
     return Codes(places.index_select(0, kept), values.index_select(0, kept), (len(x), k))
+
+
+def encode_parts(model: SparseVAE, parts: Iterable[Tensor]) -> Iterator[Codes]:
+    """Codes of each part, in the memory of the CPU, where a GPU has made them, too.
+
+    Parameters
+    ----------
+    model : SparseVAE
+        In evaluation mode.
+    parts : iterable of Tensor, each of shape (n, d)
+    """
+    return downloaded((encode(model, x) for x in parts), Codes.moved, model.scale.device)
 
 
 @torch.no_grad()

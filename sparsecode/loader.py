@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from sparsecode.streams import uploaded
+
 # Values converted at once where the whole array is passed over (moments, transform).
 _CHUNK_VALUES = 1 << 20
 _RESIDENT_SHARE = 0.5
@@ -53,7 +55,7 @@ class DenseRows:
 
 
 class HostRows:
-    """Rows that stay on the host: of a CSR matrix, a memory map, or more than a GPU holds.
+    """Rows that stay on the host: of a CSR matrix, a memory map, or passed over but once.
 
     A batch goes to a GPU from pinned memory, so that the host makes the next one ready meanwhile.
     """
@@ -63,7 +65,7 @@ class HostRows:
     def __init__(self, X: sparse.csr_array | NDArray, device: torch.device) -> None:
         self.n_rows, self.n_features = X.shape
         self._data = X
-        self._device = device
+        self.device = device
 
     def batch(self, index: Tensor) -> Tensor:
         """Rows at ``index`` (b,) as float32 (b, d) on the device."""
@@ -75,12 +77,12 @@ class HostRows:
 
     def _densify(self, part: Any) -> Tensor:
         dense = torch.from_numpy(part.toarray() if sparse.issparse(part) else np.array(part))
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             dense = dense.pin_memory()
-        return _to_unit_float(dense.to(self._device, non_blocking=True))
+        return _to_unit_float(dense.to(self.device, non_blocking=True))
 
 
-def as_rows(X: NDArray | sparse.csr_array, device: torch.device) -> Rows:
+def as_rows(X: NDArray | sparse.csr_array, device: torch.device, in_order: bool = False) -> Rows:
     """Wrap a validated matrix (n, d).
 
     Parameters
@@ -90,8 +92,11 @@ def as_rows(X: NDArray | sparse.csr_array, device: torch.device) -> Rows:
     device : torch.device
         Where batches are wanted. Dense data move there whole; CSR matrices, memory maps and what
         would take more than half of a GPU's free memory stay on the host.
+    in_order : bool, default=False
+        The rows are passed over once, by `chunks`: they go to a GPU while it works on others.
     """
-    if sparse.issparse(X) or _is_mapped(X) or _is_too_large(X, device):
+    streams = in_order and device.type == "cuda"
+    if streams or sparse.issparse(X) or _is_mapped(X) or _is_too_large(X, device):
         return HostRows(X, device)
     return DenseRows(X, device)
 
@@ -127,8 +132,9 @@ def chunks(rows: Rows, size: int | None = None) -> Iterator[Tensor]:
         Rows in a chunk; by default as many as keep a chunk at 4 MiB.
     """
     size = size or max(1, _CHUNK_VALUES // rows.n_features)
-    for start in range(0, rows.n_rows, size):
-        yield rows.slice(start, min(start + size, rows.n_rows))
+    starts = range(0, rows.n_rows, size)
+    parts = (rows.slice(start, min(start + size, rows.n_rows)) for start in starts)
+    return uploaded(parts, rows.device) if isinstance(rows, HostRows) else parts
 
 
 def moments(rows: Rows, index: Tensor) -> tuple[Tensor, Tensor]:

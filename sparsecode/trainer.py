@@ -1,7 +1,7 @@
 """Training: ``Trainer.fit`` -> ``run_epoch`` -> ``train_step``.
 
 A train step has static shapes and never waits for the device: counters and sums stay in tensors
-that are read once per epoch.
+that are read once per epoch, its place in the schedule comes from a table on the device.
 """
 
 import copy
@@ -40,8 +40,8 @@ _VALIDATION_CHUNK = 4096
 _CLOCK_STEPS = 20
 # A look at the dead latents waits for a GPU, so there is one in so many steps.
 _LOOK_STEPS = 1000
-# Libraries set themselves up in the first steps, which cannot be recorded.
-_UNRECORDED_STEPS = 5
+# Steps in one recording. Libraries set themselves up in the first steps, which cannot be recorded.
+_STEPS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ ProgressCallback = Callable[[int, int, EpochRecord | None], None]
 class Trainer:
     """Optimiser, counters and randomness of one model; lives on between ``partial_fit`` calls.
 
-    On a GPU that holds the rows, a step is recorded once and replayed (`sparsecode.capture`).
+    On a GPU that holds the rows, some steps are recorded once and replayed (`sparsecode.capture`).
 
     Parameters
     ----------
@@ -204,6 +204,8 @@ class Trainer:
         options = replace(options, batch_size=min(options.batch_size, len(train)))
         run = _Run(options, n_steps=options.n_epochs * (len(train) // options.batch_size))
         run.records = _can_record(rows, train)
+        self._dead_after = min(_DEAD_AFTER, max(20, len(train) // options.batch_size))
+        self.optimizer.param_groups[0]["weight_decay"] = options.weight_decay
         totals = _Totals(self.model.spec.n_latents, self.model.scale.device)
         history: list[EpochRecord] = []
         best = _Best(options)
@@ -241,13 +243,15 @@ class Trainer:
         start = time.monotonic()
         totals.reset()
         table = epoch_index(train, run.options.batch_size, self.generator)
-        for index in table if rows.on_device else table.cpu():
-            self._set_schedule(run)
-            self._look_for_dead(run)
-            self._take(rows, index, run, totals)
-            run.step += 1
-            self.n_steps += 1
-            if run.step % _CLOCK_STEPS == 0:
+        at_once = _STEPS_AT_ONCE if run.records else 1
+        self._look_for_dead()
+        for indices in (table if rows.on_device else table.cpu()).split(at_once):
+            if self.target.device.type == "cpu" or run.passes(_LOOK_STEPS, len(indices)):
+                self._look_for_dead()
+            is_time = run.passes(_CLOCK_STEPS, len(indices))
+            self._take(rows, indices, run, totals)
+            run.step += len(indices)
+            if is_time:
                 if progress:
                     progress(run.step, run.n_steps, None)
                 if run.is_over():
@@ -257,24 +261,29 @@ class Trainer:
             progress(run.step, run.n_steps, record)
         return record
 
-    def _take(self, rows: Rows, index: Tensor, run: "_Run", totals: "_Totals") -> None:
-        """Take the step on rows at ``index`` (b,), from a recording where there can be one."""
+    def _take(self, rows: Rows, indices: Tensor, run: "_Run", totals: "_Totals") -> None:
+        """Take steps on rows at ``indices`` (s, b), from a recording where there can be one."""
 
-        def step(index: Tensor) -> None:
-            self.train_step(rows.batch(index), run.options, totals)
+        def steps(indices: Tensor, schedule: Tensor) -> None:
+            for index, (learning_rate, target) in zip(indices, schedule, strict=True):
+                self.learning_rate.copy_(learning_rate)
+                self.target.copy_(target)
+                self.train_step(rows.batch(index), run.options, totals)
 
-        if run.records and run.step >= _UNRECORDED_STEPS and self._revives not in run.recordings:
+        schedule = self._schedule(run, len(indices))
+        kind = self._revives, len(indices)
+        n_steps = self.n_steps + len(indices)
+        if run.records and run.step > 0 and kind not in run.recordings:
             try:
-                run.recordings[self._revives] = Recording(step, index, self.generator)
+                run.recordings[kind] = Recording(steps, (indices, schedule), self.generator)
             except RuntimeError as error:  # a network that waits for the GPU, for one
                 run.records, self.unrecorded = False, str(error).partition("\n")[0]
-        run.recordings.get(self._revives, step)(index)
+        run.recordings.get(kind, steps)(indices, schedule)
+        self.n_steps = n_steps  # a recording counts only while it is made
 
-    def _look_for_dead(self, run: "_Run") -> None:
+    def _look_for_dead(self) -> None:
         """Decide whether steps are to revive latents."""
-        if not self.model.spec.is_gated:
-            return
-        if self.target.device.type == "cpu" or run.step % _LOOK_STEPS == 0:
+        if self.model.spec.is_gated:
             self._revives = bool(self._dead.any())
 
     def train_step(self, x: Tensor, options: TrainingOptions, totals: "_Totals") -> None:
@@ -287,6 +296,7 @@ class Trainer:
         with torch.no_grad():
             self.steps_since_fired.add_(1).mul_(1 - gate.amax(0))
             totals.add(terms, gate, options.beta)
+        self.n_steps += 1
 
     def _clip_gradients(self) -> None:
         # Far above any healthy gradient: only saves the weights from a single wild batch.
@@ -332,12 +342,14 @@ class Trainer:
         revived = self.model.decode(z.detach() + chosen * loc)
         return -revived.log_prob(x).mean() * dead.any()
 
-    def _set_schedule(self, run: "_Run") -> None:
-        done = _MIDDLE if run.options.constant else run.progress()
-        self._dead_after = min(_DEAD_AFTER, max(20, run.n_steps // run.options.n_epochs))
-        self.optimizer.param_groups[0]["weight_decay"] = run.options.weight_decay
-        self.learning_rate.fill_(run.options.learning_rate * _warm_up_cosine(done))
-        self.target.fill_(self.model.spec.spike_weight * min(1.0, done / _ANNEAL))
+    def _schedule(self, run: "_Run", n_steps: int) -> Tensor:
+        """Learning rate and fraction of zeros at each of the next steps, (n_steps, 2)."""
+        table = []
+        for i in range(n_steps):
+            done = _MIDDLE if run.options.constant else run.progress(run.step + i)
+            rate = run.options.learning_rate * _warm_up_cosine(done)
+            table.append((rate, self.model.spec.spike_weight * _annealed(done)))
+        return torch.tensor(table).to(self.target.device, non_blocking=True)
 
     def _record(
         self, totals: "_Totals", rows: Rows, validation: Tensor | None, run: "_Run", start: float
@@ -396,6 +408,10 @@ def _warm_up_cosine(done: float) -> float:
     return min(1.0, (done + 1e-3) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def _annealed(done: float) -> float:
+    return min(1.0, done / _ANNEAL)
+
+
 class _Run:
     """How far a run has come, in steps and in seconds."""
 
@@ -405,13 +421,17 @@ class _Run:
         self.step = 0
         self.start = time.monotonic()
         self.records = False
-        self.recordings: dict[bool, Callable[[Tensor], None]] = {}
+        self.recordings: dict[tuple[bool, int], Callable[[Tensor, Tensor], None]] = {}
 
     def seconds(self) -> float:
         return time.monotonic() - self.start
 
-    def progress(self) -> float:
-        by_steps = self.step / self.n_steps
+    def passes(self, interval: int, n_steps: int) -> bool:
+        """Whether a multiple of ``interval`` is reached by the next steps."""
+        return (self.step + n_steps) // interval > self.step // interval
+
+    def progress(self, step: int) -> float:
+        by_steps = step / self.n_steps
         if self.options.max_time is None:
             return by_steps
         return min(1.0, max(by_steps, self.seconds() / self.options.max_time))

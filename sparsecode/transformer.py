@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sparsecode import persistence
-from sparsecode.coding import Codes, decode, encode, rows_at_once
+from sparsecode.coding import Codes, decode, encode_parts, rows_at_once
 from sparsecode.defaults import (
     USAGE_BALANCE,
     WEIGHT_DECAY,
@@ -490,7 +490,8 @@ class SparseVAETransformer(
             With exact zeros; an ndarray if ``sparse_output=False``.
         """
         model = self._fitted()
-        return stacked([self._output(encode(model, x)) for x in self._chunks(self._rows(X))])
+        parts = self._chunks(self._rows(X))
+        return stacked([self._output(codes) for codes in encode_parts(model, parts)])
 
     def _output(self, codes: Codes) -> Matrix:
         return codes.to_csr() if self.sparse_output else codes.to_dense().cpu().numpy()
@@ -753,7 +754,7 @@ class SparseVAETransformer(
         self._fitted()
         X = self._validate(X, reset=False)
         self._check_scaling(X)
-        return as_rows(X, self.model_.scale.device)
+        return as_rows(X, self.model_.scale.device, in_order=True)
 
     def _check_codes(self, codes: ArrayLike | Matrix) -> Matrix:
         codes = check_array(codes, accept_sparse="csr", dtype=np.float32)

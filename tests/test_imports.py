@@ -15,7 +15,7 @@ PACKAGE = Path(sparsecode.__file__).parent
 # A module imports from modules above it only; docs/architecture.md shows this list to people.
 ORDER = """
 _version errors files strict_json hdf5 listing inputs rows_hdf5 rows_parquet arrays images
-image_worker image_pool sources device loader distributions kl networks gate vae elbo coding
+image_worker image_pool sources device streams loader distributions kl networks gate vae elbo coding
 refinement capture trainer progress history_log calibration defaults fitting model_config
 persistence codes content codes_writer storage parts merging stopping diagnostics labels companions
 probe probing report displays transformer model_view baseline_models probe_device file_fitting

@@ -299,21 +299,22 @@ def test_a_step_never_waits_for_the_gpu(posterior):
 
 
 class Stand:
-    """What a recording is on a GPU: fixed memory for the argument, Python's part done once."""
+    """What a recording is on a GPU: fixed memory for the arguments."""
 
     made = 0
 
-    def __init__(self, function, example, generator):
+    def __init__(self, function, examples, generator):
         type(self).made += 1
-        self.function, self.argument = function, example.clone()
+        self.function, self.arguments = function, [example.clone() for example in examples]
 
-    def __call__(self, argument):
-        self.argument.copy_(argument)
-        self.function(self.argument)
+    def __call__(self, *arguments):
+        for recorded, argument in zip(self.arguments, arguments, strict=True):
+            recorded.copy_(argument)
+        self.function(*self.arguments)
 
 
 class Refuses:
-    def __init__(self, function, example, generator):
+    def __init__(self, function, examples, generator):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
@@ -321,28 +322,39 @@ def losses(history):
     return [(record.loss, record.density, record.dead, record.n_samples) for record in history]
 
 
-@pytest.mark.parametrize("recording", [Stand, Refuses])
-def test_recorded_steps_are_the_steps(rows, monkeypatch, recording):
-    plain = trainer()
-    expected = losses(plain.fit(rows, EVERY, None, options(n_epochs=5)))
-    assert plain.unrecorded is None
+def record_with(monkeypatch, recording):
     module = sys.modules["sparsecode.trainer"]
     monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
     monkeypatch.setattr(module, "Recording", recording)
     monkeypatch.setattr(Stand, "made", 0)
+
+
+# Epochs of six steps are one recording; of 25, one of ten, played twice, and one of five.
+@pytest.mark.parametrize(("batch_size", "recordings"), [(32, 1), (8, 2)])
+def test_recorded_steps_are_the_steps(rows, monkeypatch, batch_size, recordings):
+    chosen = options(n_epochs=5, batch_size=batch_size)
+    plain, ours = trainer(), trainer()
+    expected = losses(plain.fit(rows, EVERY, None, chosen))
+    assert plain.unrecorded is None
+    record_with(monkeypatch, Stand)
+    assert losses(ours.fit(rows, EVERY, None, chosen)) == expected
+    assert Stand.made == recordings
+    assert ours.unrecorded is None
+    assert ours.n_steps == plain.n_steps
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, ours.model.state_dict()[name])
+
+
+def test_steps_that_cannot_be_recorded_are_the_steps(rows, monkeypatch):
+    expected = losses(trainer().fit(rows, EVERY, None, options(n_epochs=5)))
+    record_with(monkeypatch, Refuses)
     ours = trainer()
     assert losses(ours.fit(rows, EVERY, None, options(n_epochs=5))) == expected
-    if recording is Stand:
-        assert Stand.made == 1
-        assert ours.unrecorded is None
-    else:
-        assert ours.unrecorded == "operation not permitted when stream is capturing"
+    assert ours.unrecorded == "operation not permitted when stream is capturing"
 
 
 def test_why_nothing_was_recorded_is_said_when_asked(make, digits, monkeypatch, capsys):
-    module = sys.modules["sparsecode.trainer"]
-    monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
-    monkeypatch.setattr(module, "Recording", Refuses)
+    record_with(monkeypatch, Refuses)
     for verbose in (0, 1):
         make(max_iter=2, verbose=verbose).fit(digits[:500])
         said = "could be recorded: operation not permitted" in capsys.readouterr().err
@@ -350,10 +362,7 @@ def test_why_nothing_was_recorded_is_said_when_asked(make, digits, monkeypatch, 
 
 
 def test_steps_that_revive_latents_are_recorded_by_themselves(rows, monkeypatch):
-    module = sys.modules["sparsecode.trainer"]
-    monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
-    monkeypatch.setattr(module, "Recording", Stand)
-    monkeypatch.setattr(Stand, "made", 0)
+    record_with(monkeypatch, Stand)
     ours = trainer()
     with torch.no_grad():
         ours.model.encoder.loc.bias[0] = -100.0  # never fires
