@@ -4,7 +4,7 @@ Where the estimator has a parameter for it, a variant is that parameter. Everyth
 parameter of the package: it is patched into the package for as long as a model is fitted and used.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,13 @@ from sparsecode import defaults, fitting, trainer, transformer, vae
 from sparsecode.distributions import GatedNormal
 from sparsecode.gate import Gate
 from sparsecode.loader import Rows
-from sparsecode.networks import INITIAL_LOG_SCALE, Encoder, TiedEncoder, build_decoder
+from sparsecode.networks import (
+    INITIAL_LOG_SCALE,
+    Encoder,
+    TiedEncoder,
+    build_decoder,
+    build_encoder,
+)
 from sparsecode.vae import ModelSpec, SparseVAE
 
 Patch: TypeAlias = Callable[[], AbstractContextManager[object]]
@@ -29,6 +35,8 @@ KERNEL_WIDTH = 0.3
 # Share of the features that a denoising encoder does not see in training.
 MASKED = 0.2
 IMAGE_SHAPE = (28, 28)
+# Of an encoder without a linear part.
+HIDDEN = (512,)
 
 
 @dataclass(frozen=True)
@@ -209,8 +217,8 @@ class TwoHeads(TiedEncoder):
 
     logits: Tensor
 
-    def __init__(self, dictionary: nn.Linear) -> None:
-        super().__init__(dictionary)
+    def __init__(self, dictionary: nn.Linear, sizes_beside: Sequence[int]) -> None:
+        super().__init__(dictionary, sizes_beside)
         self.filters = nn.Linear(dictionary.out_features, dictionary.in_features)
 
     @override
@@ -219,8 +227,8 @@ class TwoHeads(TiedEncoder):
         return super().mean(x)
 
     @override
-    def initialise_(self) -> None:
-        super().initialise_()
+    def initialise_(self, generator: torch.Generator | None) -> None:
+        super().initialise_(generator)
         self.filters.weight.copy_(nn.functional.normalize(self.dictionary.weight, dim=0).T)
         nn.init.zeros_(self.filters.bias)
 
@@ -228,47 +236,30 @@ class TwoHeads(TiedEncoder):
 class ScalePerRow(TiedEncoder):
     """A head for the standard deviations instead of one for each latent."""
 
-    def __init__(self, dictionary: nn.Linear) -> None:
-        super().__init__(dictionary)
+    def __init__(self, dictionary: nn.Linear, sizes_beside: Sequence[int]) -> None:
+        super().__init__(dictionary, sizes_beside)
         self.row_scale = nn.Linear(dictionary.out_features, dictionary.in_features)
-        del self.log_scale
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean(x), self.row_scale(x)
 
     @override
-    def initialise_(self) -> None:
-        self.gain.copy_(1 / self.dictionary.weight.norm(dim=0))
-        nn.init.zeros_(self.bias)
+    def initialise_(self, generator: torch.Generator | None) -> None:
+        super().initialise_(generator)
         nn.init.zeros_(self.row_scale.weight)
         nn.init.constant_(self.row_scale.bias, INITIAL_LOG_SCALE)
 
 
-class DictionaryPlusMLP(TiedEncoder):
-    """Filters as they are, and hidden units that correct the means, as in the decoder."""
-
-    n_hidden = 512
-
-    def __init__(self, dictionary: nn.Linear) -> None:
-        super().__init__(dictionary)
-        self.hidden = nn.Linear(dictionary.out_features, self.n_hidden)
-        self.correction = nn.Linear(self.n_hidden, dictionary.in_features, bias=False)
-
-    @override
-    def mean(self, x: Tensor) -> Tensor:
-        return super().mean(x) + self.correction(self.hidden(x).relu())
-
-    @override
-    def initialise_(self) -> None:
-        super().initialise_()
-        nn.init.zeros_(self.correction.weight)
+def _hidden_alone(spec: ModelSpec, _: nn.Module) -> Encoder:
+    body = build_encoder(spec.n_features, spec.n_latents, HIDDEN, None).body
+    return Encoder(body, HIDDEN[-1], spec.n_latents, shares_scale=True)
 
 
-def _tied_to_linear(_: ModelSpec, decoder: nn.Module) -> TiedEncoder:
+def _tied_to_linear(spec: ModelSpec, decoder: nn.Module) -> TiedEncoder:
     assert isinstance(decoder, nn.Sequential)
     assert isinstance(decoder[0], nn.Linear)
-    return TiedEncoder(decoder[0])
+    return TiedEncoder(decoder[0], spec.encoder_sizes)
 
 
 def _mlp_alone(spec: ModelSpec) -> nn.Module:
@@ -285,11 +276,13 @@ _start_dictionary_ = SparseVAE._start_dictionary_
 _new_model = fitting.new_model
 
 
-def _start_filters_anew(self: SparseVAE, dictionary: nn.Linear) -> None:
+def _start_filters_anew(
+    self: SparseVAE, dictionary: nn.Linear, generator: torch.Generator | None
+) -> None:
     """Keep the filters that were drawn, at unit length, instead of the transposed dictionary."""
     assert isinstance(self.encoder, Encoder)
     drawn = nn.functional.normalize(self.encoder.loc.weight, dim=1)
-    _start_dictionary_(self, dictionary)
+    _start_dictionary_(self, dictionary, generator)
     self.encoder.loc.weight.copy_(drawn)
 
 
@@ -342,8 +335,21 @@ def n_steps(count: int) -> AbstractContextManager[object]:
 
 def learning_rate(factor: float) -> Variant:
     """Train at so many times the default rate."""
-    rate = defaults.resolve_learning_rate("auto", is_linear=True)
+    rate = defaults.resolve_learning_rate("auto", has_linear=True)
     return Variant({"learning_rate": factor * rate})
+
+
+def hidden(
+    encoder: tuple[int, ...] | None = None,
+    decoder: tuple[int, ...] | None = None,
+    against: str = "default",
+) -> Variant:
+    """Lay other hidden units beside a linear map."""
+    wanted = {"_ENCODER_HIDDEN": encoder, "_HIDDEN": decoder}
+    patches = [
+        replaced(defaults, name, sizes) for name, sizes in wanted.items() if sizes is not None
+    ]
+    return Variant({}, tuple(patches), against)
 
 
 # -- all -----------------------------------------------------------------------------------------
@@ -373,16 +379,24 @@ VARIANTS: dict[str, Variant] = {
     "gate gradient: straight-through": Variant({}, (gate_of(SmoothGate),)),
     f"gate gradient: rectangle, width {KERNEL_WIDTH:g}": Variant({}, (gate_of(RectangleGate),)),
     "encoder: untied": Variant({}, (_UNTIED,)),
-    "encoder: MLP": Variant({"hidden_sizes": (512,)}),
-    "encoder: dictionary plus MLP": Variant({}, (replaced(vae, "TiedEncoder", DictionaryPlusMLP),)),
+    "encoder: dictionary alone": hidden(encoder=()),
+    "encoder: 32 hidden units": hidden(encoder=(32,)),
+    "encoder: 512 hidden units": hidden(encoder=(512,)),
+    "encoder: hidden units alone": Variant(
+        {"learning_rate": defaults.resolve_learning_rate("auto", has_linear=False)},
+        (replaced(vae, "_encoder", _hidden_alone),),
+    ),
     "encoder: a fifth of the pixels masked": Variant(
         {}, (replaced(SparseVAE, "heads", _heads_of_noisy_rows),)
     ),
     "encoder: scale for each row": Variant({}, (replaced(vae, "TiedEncoder", ScalePerRow),)),
     "decoder: linear, tied": Variant(
-        {"hidden_sizes": ()}, (replaced(vae, "_encoder", _tied_to_linear),)
+        {}, (replaced(defaults, "_HIDDEN", ()), replaced(vae, "_encoder", _tied_to_linear))
     ),
-    "decoder: linear": Variant({"hidden_sizes": ()}, against="encoder: untied"),
+    "decoder: linear": hidden(decoder=(), against="encoder: untied"),
+    "decoder: 128 hidden units": hidden(decoder=(128,)),
+    "decoder: 1,024 hidden units": hidden(decoder=(1024,)),
+    "encoder and decoder: linear": Variant({"hidden_sizes": ()}, against="encoder: untied"),
     "decoder: MLP alone": Variant(
         {}, (replaced(vae, "_decoder", _mlp_alone),), against="encoder: untied"
     ),

@@ -29,7 +29,8 @@ _ROWS_PER_FEATURE, _MAX_BETA = 10, 3.0
 USAGE_BALANCE = 0.6
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small.
 WEIGHT_DECAY = 1.0
-_HIDDEN = (512,)
+# Beside a gated encoder's filters, and everywhere else.
+_ENCODER_HIDDEN, _HIDDEN = (128,), (512,)
 
 
 def resolve_likelihood(likelihood: str, rows: Rows) -> LikelihoodName:
@@ -64,9 +65,9 @@ def resolve_hidden_sizes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Widths of encoder and decoder: mirrored where given.
 
-    "auto" is linear for the gated posterior, with hidden units beside the decoder's dictionary
-    where there are rows enough to train them; one hidden layer on both sides for the other
-    posterior; and nothing behind convolutions.
+    "auto" is linear for the gated posterior, with hidden units beside the linear maps where there
+    are rows enough to train them; one hidden layer on both sides for the other posterior; and
+    nothing behind convolutions.
     """
     if not isinstance(hidden_sizes, str):
         sizes = tuple(int(size) for size in hidden_sizes)
@@ -75,7 +76,7 @@ def resolve_hidden_sizes(
         return (), ()
     if posterior == "gaussian":
         return _HIDDEN, _HIDDEN
-    return (), _HIDDEN if n_rows >= _MANY_ROWS else ()
+    return (_ENCODER_HIDDEN, _HIDDEN) if n_rows >= _MANY_ROWS else ((), ())
 
 
 def resolve_beta(
@@ -119,8 +120,8 @@ def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
     return max(1, min(most, math.ceil(_STEPS / steps_per_epoch)))
 
 
-def resolve_learning_rate(learning_rate: str | float, is_linear: bool) -> float:
-    """6e-3 for a linear encoder, 2e-3 for deeper ones."""
+def resolve_learning_rate(learning_rate: str | float, has_linear: bool) -> float:
+    """6e-3 for an encoder that is linear or has a linear map beside hidden units; else 2e-3."""
     if not isinstance(learning_rate, str):
         return float(learning_rate)
-    return 6e-3 if is_linear else 2e-3
+    return 6e-3 if has_linear else 2e-3

@@ -121,6 +121,38 @@ class SharedLogScale(nn.Module):
         return self.bias
 
 
+class HiddenUnits(nn.Module):
+    """What hidden units add to a linear map beside them: ``output(mlp(x))``, zero at the start.
+
+    Training starts from the linear map alone. The sum of a dictionary and hidden units has a
+    smaller error than a dictionary, and better codes than hidden units by themselves:
+    docs/ablations.md.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths from the input to the output, hidden layers between them.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.mlp = _mlp(sizes[:-1])
+        self.output = nn.Linear(sizes[-2], sizes[-1], bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, sizes[0]) to (n, sizes[-1])."""
+        return self.output(self.mlp(x))
+
+    def at(self, x: Tensor, column: Tensor) -> Tensor:
+        """Return ``self(x)[i, column[i]]`` (m,) of rows x (m, sizes[0]), float64."""
+        return (_double(self.mlp)(x) * self.output.weight[column]).sum(1)
+
+    def initialise_(self, generator: torch.Generator | None) -> None:
+        """Draw the weights; those of the output are zero."""
+        initialise_(self.mlp, generator)
+        nn.init.zeros_(self.output.weight)
+
+
 class Encoder(nn.Module):
     """Body -> mean and log standard deviation.
 
@@ -132,14 +164,22 @@ class Encoder(nn.Module):
         h and k.
     shares_scale : bool
         One standard deviation for each latent instead of one for each row and latent.
+    sizes_beside : sequence of int
+        Widths of hidden layers that add to the means, beside the linear map; () has none.
     """
 
     def __init__(
-        self, body: nn.Module, n_hidden: int, n_latents: int, shares_scale: bool = False
+        self,
+        body: nn.Module,
+        n_hidden: int,
+        n_latents: int,
+        shares_scale: bool = False,
+        sizes_beside: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.body = body
         self.loc = nn.Linear(n_hidden, n_latents)
+        self.hidden = HiddenUnits([n_hidden, *sizes_beside, n_latents]) if sizes_beside else None
         self.log_scale = (
             SharedLogScale(n_latents) if shares_scale else nn.Linear(n_hidden, n_latents)
         )
@@ -147,28 +187,35 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``loc`` (n, k) and ``log_scale`` (n, k) or (k,) for ``x`` (n, d)."""
         hidden = self.body(x)
-        return self.loc(hidden), self.log_scale(hidden)
+        return self._mean(hidden), self.log_scale(hidden)
 
     def mean(self, x: Tensor) -> Tensor:
         """Return ``loc`` (n, k) alone: all that a code needs."""
-        return self.loc(self.body(x))
+        return self._mean(self.body(x))
+
+    def _mean(self, hidden: Tensor) -> Tensor:
+        loc = self.loc(hidden)
+        return loc if self.hidden is None else loc + self.hidden(hidden)
 
     def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
         """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
         hidden = _double(self.body)(x)
         weight, bias = self.loc.weight[latent], self.loc.bias[latent]
-        return (hidden * weight).sum(1) + bias
+        loc = (hidden * weight).sum(1) + bias
+        return loc if self.hidden is None else loc + self.hidden.at(hidden, latent)
 
     def initialise_(self, generator: torch.Generator | None) -> None:
         """Draw the weights; the noise starts small and the same for every input."""
         initialise_(self, generator)
+        if self.hidden is not None:
+            nn.init.zeros_(self.hidden.output.weight)
         if isinstance(self.log_scale, nn.Linear):
             nn.init.zeros_(self.log_scale.weight)
         nn.init.constant_(self.log_scale.bias, INITIAL_LOG_SCALE)
 
 
 class TiedEncoder(nn.Module):
-    """Means from the decoder's own dictionary: ``gain * (atoms @ x) + bias``.
+    """Means from the decoder's own dictionary: ``gain * (atoms @ x) + bias``, plus hidden units.
 
     Atoms that are filters as well overfit less than filters of their own, and their codes predict
     labels better. The error that this costs a linear decoder, an MLP beside it makes good:
@@ -178,15 +225,18 @@ class TiedEncoder(nn.Module):
     ----------
     dictionary : Linear
         Maps (n, k) to (n, d). It stays the decoder's: its weights are not counted as this module's.
+    sizes_beside : sequence of int
+        Widths of hidden layers that add to the means; () has none.
     """
 
-    def __init__(self, dictionary: nn.Linear) -> None:
+    def __init__(self, dictionary: nn.Linear, sizes_beside: Sequence[int] = ()) -> None:
         super().__init__()
-        n_latents = dictionary.in_features
+        n_features, n_latents = dictionary.out_features, dictionary.in_features
         self._dictionary = (dictionary,)  # in a tuple it is not registered as a part
         self.gain = nn.Parameter(torch.empty(n_latents))
         self.bias = nn.Parameter(torch.empty(n_latents))
         self.log_scale = SharedLogScale(n_latents)
+        self.hidden = HiddenUnits([n_features, *sizes_beside, n_latents]) if sizes_beside else None
 
     @property
     def dictionary(self) -> nn.Linear:
@@ -200,15 +250,19 @@ class TiedEncoder(nn.Module):
 
     def mean(self, x: Tensor) -> Tensor:
         """Return ``loc`` (n, k) alone."""
-        return torch.addcmul(self.bias, x @ self.dictionary.weight, self.gain)
+        loc = torch.addcmul(self.bias, x @ self.dictionary.weight, self.gain)
+        return loc if self.hidden is None else loc + self.hidden(x)
 
     def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
         """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
         atoms = self.dictionary.weight[:, latent].T
-        return (x * atoms).sum(1) * self.gain[latent] + self.bias[latent]
+        loc = (x * atoms).sum(1) * self.gain[latent] + self.bias[latent]
+        return loc if self.hidden is None else loc + self.hidden.at(x, latent)
 
-    def initialise_(self) -> None:
+    def initialise_(self, generator: torch.Generator | None) -> None:
         """Start as unit filters, whatever the atoms' length."""
+        if self.hidden is not None:
+            self.hidden.initialise_(generator)
         self.gain.copy_(1 / self.dictionary.weight.norm(dim=0))
         nn.init.zeros_(self.bias)
         nn.init.constant_(self.log_scale.bias, INITIAL_LOG_SCALE)
@@ -285,11 +339,8 @@ class SparseLinear(nn.Module):
         return sums if self.bias is None else sums + self.bias
 
 
-class LinearPlusMLP(nn.Module):
-    """A dictionary, and an MLP that corrects it: ``linear(z) + correction(mlp(z))``.
-
-    The correction starts at zero, so training starts from the dictionary alone. The sum has a
-    smaller error than a dictionary, and better codes than an MLP by itself: docs/ablations.md.
+class DictionaryPlusHidden(nn.Module):
+    """A dictionary and hidden units that correct it: ``linear(z) + hidden(z)``.
 
     Parameters
     ----------
@@ -300,24 +351,23 @@ class LinearPlusMLP(nn.Module):
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         self.linear = nn.Linear(sizes[0], sizes[-1])
-        self.mlp = _mlp(sizes[:-1])
-        self.correction = nn.Linear(sizes[-2], sizes[-1], bias=False)
+        self.hidden = HiddenUnits(sizes)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (n, sizes[0]) to (n, sizes[-1])."""
-        return self.linear(z) + self.correction(self.mlp(z))
+        return self.linear(z) + self.hidden(z)
 
     def initialise_(self, generator: torch.Generator | None) -> None:
-        """Draw the weights; the correction is zero."""
-        initialise_(self, generator)
-        nn.init.zeros_(self.correction.weight)
+        """Draw the weights; the hidden units add nothing."""
+        initialise_(self.linear, generator)
+        self.hidden.initialise_(generator)
 
 
 def for_sparse_rows(decoder: nn.Module) -> Callable[[SparseRows], Tensor] | None:
     """Return the same map for `SparseRows`; None where no linear layer reads the codes."""
-    if isinstance(decoder, LinearPlusMLP):
-        linear, hidden = SparseLinear(decoder.linear), for_sparse_rows(decoder.mlp)
-        return hidden and (lambda z: linear(z) + decoder.correction(hidden(z)))
+    if isinstance(decoder, DictionaryPlusHidden):
+        linear, mlp = SparseLinear(decoder.linear), for_sparse_rows(decoder.hidden.mlp)
+        return mlp and (lambda z: linear(z) + decoder.hidden.output(mlp(z)))
     # Of these classes themselves: a subclass may do something else.
     if type(decoder) is nn.Sequential and type(decoder[0]) is nn.Linear:
         return nn.Sequential(SparseLinear(decoder[0]), *decoder[1:])
@@ -329,14 +379,20 @@ def build_encoder(
     n_latents: int,
     hidden_sizes: Sequence[int],
     image_shape: ImageShape | None,
-    shares_scale: bool = False,
+    is_gated: bool = False,
 ) -> Encoder:
-    """Build an encoder of the given widths, behind convolutions if ``image_shape`` is given."""
+    """Build an encoder of the given widths, behind convolutions if ``image_shape`` is given.
+
+    That of a gated posterior shares its scales, and keeps a linear map beside the hidden layers;
+    convolutions do without.
+    """
     body, n_hidden = nn.Sequential(), n_features
     if image_shape is not None:
         body, n_hidden = _conv_body(image_shape)
+    elif is_gated:
+        return Encoder(body, n_hidden, n_latents, is_gated, hidden_sizes)
     sizes = [n_hidden, *hidden_sizes]
-    return Encoder(body.extend(_mlp(sizes)), sizes[-1], n_latents, shares_scale)
+    return Encoder(body.extend(_mlp(sizes)), sizes[-1], n_latents, is_gated)
 
 
 def build_decoder(
@@ -344,15 +400,15 @@ def build_decoder(
     n_latents: int,
     hidden_sizes: Sequence[int],
     image_shape: ImageShape | None,
-    adds_linear: bool = False,
-) -> nn.Sequential | LinearPlusMLP:
+    is_gated: bool = False,
+) -> nn.Sequential | DictionaryPlusHidden:
     """Build a decoder of the given widths, from the latents outwards.
 
-    ``adds_linear`` lays a dictionary beside the hidden layers; convolutions do without.
+    That of a gated posterior keeps a dictionary beside the hidden layers; convolutions do without.
     """
     sizes = [n_latents, *hidden_sizes]
     if image_shape is not None:
         return _mlp(sizes).extend(_conv_decoder(sizes[-1], image_shape))
-    if adds_linear and hidden_sizes:
-        return LinearPlusMLP([*sizes, n_features])
+    if is_gated and hidden_sizes:
+        return DictionaryPlusHidden([*sizes, n_features])
     return _mlp(sizes).append(nn.Linear(sizes[-1], n_features))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import jvp
 
-from sparsecode.networks import LinearPlusMLP
+from sparsecode.networks import DictionaryPlusHidden
 from sparsecode.vae import SparseVAE
 
 _TINY = 1e-12
@@ -147,8 +147,8 @@ class _Tangents:
     def __init__(self, decoder: nn.Module) -> None:
         self.decoder = decoder
         self.paths: list[list[nn.Module]] | None = None
-        if isinstance(decoder, LinearPlusMLP):
-            self.paths = [[decoder.linear], [*decoder.mlp, decoder.correction]]
+        if isinstance(decoder, DictionaryPlusHidden):
+            self.paths = [[decoder.linear], [*decoder.hidden.mlp, decoder.hidden.output]]
         elif isinstance(decoder, nn.Linear):
             self.paths = [[decoder]]
         elif isinstance(decoder, nn.Sequential):

@@ -103,9 +103,9 @@ class SparseVAETransformer(
         (n, k) -> (n, d). They are copied, not changed.
     hidden_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers of the encoder, and of the decoder in reverse; () is linear.
-        For "spike_slab", "auto" is () below 12,000 rows, and from there on a linear encoder under a
-        decoder with 512 hidden units beside its dictionary; for "gaussian" it is (512,). The
-        decoder of "spike_slab" always keeps a linear part beside its hidden layers.
+        With "spike_slab" both keep a linear map beside their hidden layers; "auto" is () below
+        12,000 rows, and from there on 128 units in the encoder and 512 in the decoder. For
+        "gaussian" it is (512,).
     max_iter : "auto" or int, default="auto"
         Epochs. "auto" makes about 3,000 steps, in 1 to 50 epochs.
     batch_size : "auto" or int, default="auto"
@@ -445,11 +445,13 @@ class SparseVAETransformer(
         if start is not None:
             _check_same_model(start.spec, spec)
         batch_size = resolve_batch_size(self.batch_size, rows.n_rows, _training_density(spec))
-        is_linear = self.encoder is None and image_shape is None and not sizes[0]
+        is_flat = self.encoder is None and image_shape is None
         options = TrainingOptions(
             batch_size=batch_size,
             n_epochs=resolve_max_iter(self.max_iter, rows.n_rows, batch_size),
-            learning_rate=resolve_learning_rate(self.learning_rate, is_linear),
+            learning_rate=resolve_learning_rate(
+                self.learning_rate, has_linear=is_flat and (spec.is_gated or not sizes[0])
+            ),
             weight_decay=WEIGHT_DECAY,
             beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows, rows.n_features),
             kl_samples=self.kl_samples if self.kl == "monte_carlo" else 0,

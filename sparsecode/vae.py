@@ -18,9 +18,9 @@ from sparsecode.gate import Gate, PosteriorName
 from sparsecode.kl import expected_slab_responsibility
 from sparsecode.networks import (
     CustomEncoder,
+    DictionaryPlusHidden,
     Encoder,
     ImageShape,
-    LinearPlusMLP,
     TiedEncoder,
     build_decoder,
     build_encoder,
@@ -93,14 +93,14 @@ class ModelSpec:
         They are under a decoder that has hidden layers beside its dictionary, from half as many
         latents as features on. A linear decoder alone, and few latents, need filters of their own.
         """
-        is_flat = self.image_shape is None and not self.encoder_sizes
+        is_flat = self.image_shape is None
         is_large = self.n_latents >= _TIED_FROM * self.n_features
         return self.is_gated and is_flat and is_large and bool(self.decoder_sizes)
 
 
 def _encoder(spec: ModelSpec, decoder: nn.Module) -> Encoder | TiedEncoder:
-    if spec.is_tied and isinstance(decoder, LinearPlusMLP):
-        return TiedEncoder(decoder.linear)
+    if spec.is_tied and isinstance(decoder, DictionaryPlusHidden):
+        return TiedEncoder(decoder.linear, spec.encoder_sizes)
     return build_encoder(
         spec.n_features, spec.n_latents, spec.encoder_sizes, spec.image_shape, spec.is_gated
     )
@@ -157,7 +157,7 @@ class SparseVAE(nn.Module):
     @property
     def dictionary(self) -> nn.Linear | None:
         """The linear decoder, or the linear part of a decoder that has one."""
-        if isinstance(self.decoder, LinearPlusMLP):
+        if isinstance(self.decoder, DictionaryPlusHidden):
             return self.decoder.linear
         return self.linear_decoder
 
@@ -197,13 +197,13 @@ class SparseVAE(nn.Module):
             self.encoder.initialise_(generator)
         built_decoder = not isinstance(self.encoder, CustomEncoder)
         if built_decoder:
-            if isinstance(self.decoder, LinearPlusMLP):
+            if isinstance(self.decoder, DictionaryPlusHidden):
                 self.decoder.initialise_(generator)
             else:
                 initialise_(self.decoder, generator)
             self._start_at_mean_(mean)
         if built_decoder and self.dictionary is not None:
-            self._start_dictionary_(self.dictionary)
+            self._start_dictionary_(self.dictionary, generator)
 
     def _start_at_mean_(self, mean: Tensor) -> None:
         # Bernoulli decoders start from the marginal of each feature; the Gaussian's inputs are
@@ -214,7 +214,7 @@ class SparseVAE(nn.Module):
         if self.spec.likelihood != "gaussian" and isinstance(last, nn.Linear):
             last.bias.copy_(torch.logit(mean, eps=0.01))
 
-    def _start_dictionary_(self, decoder: nn.Linear) -> None:
+    def _start_dictionary_(self, decoder: nn.Linear, generator: torch.Generator | None) -> None:
         # Random unit directions as dictionary; a linear encoder starts as its transpose. A code of
         # unit scale then moves the reconstruction by 1/sqrt(L0) of the data's norm.
         directions = nn.functional.normalize(decoder.weight, dim=0)
@@ -222,7 +222,7 @@ class SparseVAE(nn.Module):
         decoder.weight.copy_(directions * math.sqrt(self.spec.n_features / l0))
         encoder = self.encoder
         if isinstance(encoder, TiedEncoder):
-            encoder.initialise_()
+            encoder.initialise_(generator)
         elif isinstance(encoder, Encoder) and encoder.loc.weight.shape == directions.T.shape:
             encoder.loc.weight.copy_(directions.T)
 

@@ -36,7 +36,7 @@ def test_data_out_of_range_are_refused_with_a_remedy(name, low, high):
 
 
 def test_hidden_sizes():
-    assert resolve_hidden_sizes("auto", "spike_slab", None, 60_000) == ((), (512,))
+    assert resolve_hidden_sizes("auto", "spike_slab", None, 60_000) == ((128,), (512,))
     assert resolve_hidden_sizes("auto", "spike_slab", None, 1_000) == ((), ())
     assert resolve_hidden_sizes("auto", "gaussian", None, 1_000) == ((512,), (512,))
     assert resolve_hidden_sizes("auto", "gaussian", (8, 8), 60_000) == ((), ())

@@ -59,7 +59,7 @@ MESSAGES = {
     "parameter out of range": r"parameters p=2 is not a number from 0 to 0\.99",
     "posterior unknown": "spec posterior='x' is not one of spike_slab, gaussian",
     "NaN": "NaN in JSON",
-    "n_latents of another number": r"\(30, 8\), but the configuration asks for .* \(30, 9\)",
+    "n_latents of another number": r"\(6, 8\), but the configuration asks for .* \(6, 9\)",
     "layers of terabytes": "a layer of 30 x 1073741824 weights is too large",
     "a key twice": "the key 'n_iter' occurs twice",
     "images of another size": "images do not have 30 values",

@@ -5,7 +5,7 @@ from torch import nn
 from sparsecode.networks import (
     INITIAL_LOG_SCALE,
     CustomEncoder,
-    LinearPlusMLP,
+    DictionaryPlusHidden,
     TiedEncoder,
     build_decoder,
     build_encoder,
@@ -43,19 +43,36 @@ def test_widths_of_the_decoder_are_taken_from_the_latents_outwards():
 
 
 def test_hidden_layers_beside_a_dictionary_start_at_nothing():
-    decoder = build_decoder(20, 4, (7, 9), None, adds_linear=True)
-    assert isinstance(decoder, LinearPlusMLP)
+    decoder = build_decoder(20, 4, (7, 9), None, is_gated=True)
+    assert isinstance(decoder, DictionaryPlusHidden)
     decoder.initialise_(generator())
     z = torch.rand(3, 4, generator=generator())
     torch.testing.assert_close(decoder(z), decoder.linear(z))
-    decoder.correction.weight.data.fill_(1.0)
-    torch.testing.assert_close(decoder(z), decoder.linear(z) + decoder.correction(decoder.mlp(z)))
-    assert not torch.allclose(decoder(z), decoder.linear(z))
-    assert build_decoder(20, 4, (), None, adds_linear=True)[0].weight.shape == (20, 4)
+    decoder.hidden.output.weight.data.fill_(1.0)
+    hidden = decoder.hidden.mlp(z).sum(1, keepdim=True)
+    torch.testing.assert_close(decoder(z), decoder.linear(z) + hidden)
+    assert hidden.any()
+    assert build_decoder(20, 4, (), None, is_gated=True)[0].weight.shape == (20, 4)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_hidden_layers_beside_filters_start_at_nothing(is_tied):
+    encoder = build_encoder(20, 4, (7, 9), None, is_gated=True)
+    if is_tied:
+        encoder = TiedEncoder(nn.Linear(4, 20), (7, 9))
+    with torch.no_grad():
+        encoder.initialise_(generator())
+        x = torch.rand(3, 20, generator=generator())
+        before = encoder.mean(x)
+        encoder.hidden.output.weight.fill_(1.0)
+        hidden = encoder.hidden.mlp(x).sum(1, keepdim=True)
+        torch.testing.assert_close(encoder.mean(x), before + hidden)
+    assert hidden.any()
+    assert build_encoder(20, 4, (), None, is_gated=True).hidden is None
 
 
 def test_a_shared_scale_is_one_number_for_each_latent():
-    encoder = build_encoder(6, 4, (5,), None, shares_scale=True)
+    encoder = build_encoder(6, 4, (5,), None, is_gated=True)
     encoder.initialise_(generator())
     encoder.log_scale.bias.data.copy_(torch.arange(4.0))
     log_scale = encoder(torch.rand(8, 6, generator=generator()))[1]
@@ -111,15 +128,20 @@ def test_an_encoder_of_the_wrong_width_is_refused():
         CustomEncoder(nn.Linear(3, 4), 4)(torch.zeros(5, 3))
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp", "convolutional", "tied", "custom"])
+KINDS = ["linear", "mlp", "convolutional", "beside", "tied", "tied, beside", "custom"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_single_means_are_those_of_the_matrix_in_float64(kind):
     image_shape = (4, 9) if kind == "convolutional" else None
-    encoder = build_encoder(36, 5, (7,) if kind == "mlp" else (), image_shape)
-    encoder.initialise_(generator())
-    if kind == "tied":
-        encoder = TiedEncoder(nn.Linear(5, 36))
-        with torch.no_grad():
-            encoder.initialise_()
+    sizes = (7,) if kind in ("mlp", "beside", "tied, beside") else ()
+    encoder = build_encoder(36, 5, sizes, image_shape, is_gated=kind == "beside")
+    if kind.startswith("tied"):
+        encoder = TiedEncoder(nn.Linear(5, 36), sizes)
+    with torch.no_grad():
+        encoder.initialise_(generator())
+        if encoder.hidden is not None:
+            encoder.hidden.output.weight.uniform_(generator=generator())
     if kind == "custom":
         encoder = CustomEncoder(nn.Linear(36, 10), 5)
         initialise_(encoder, generator())

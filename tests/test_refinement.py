@@ -169,7 +169,7 @@ def test_values_settle_where_the_objective_is_flat(deeper, digits):
 @pytest.mark.parametrize("sizes", [(), (7,), (7, 5)])
 def test_tangents_through_the_layers_are_those_of_forward_mode(sizes):
     generator = torch.Generator().manual_seed(0)
-    decoder = build_decoder(10, 6, sizes, None, adds_linear=True)
+    decoder = build_decoder(10, 6, sizes, None, is_gated=True)
     for weight in decoder.parameters():
         weight.data.normal_(generator=generator)
     z = torch.randn(4, 6, generator=generator)

@@ -51,7 +51,8 @@ def test_the_posterior_has_exact_zeros_and_the_gaussian_one_has_none(x):
 def test_gradients_reach_every_weight(likelihood, sizes, x):
     vae = model(likelihood=likelihood, encoder_sizes=sizes, decoder_sizes=sizes)
     if sizes:  # which starts at zero, so that its inputs get no gradient before the first step
-        vae.decoder.correction.weight.data.fill_(0.1)
+        for network in (vae.encoder, vae.decoder):
+            network.hidden.output.weight.data.fill_(0.1)
     z = vae.encode(x).rsample(generator=torch.Generator().manual_seed(2))
     log_prob = vae.decode(z).log_prob(x)
     assert log_prob.shape == (7,)

@@ -25,13 +25,14 @@ from benchmarks.common import Row, RowFile, linear_probe, load_mnist, mse, unit_
 from benchmarks.speed import tutorial
 from benchmarks.speed.timing import in_turn, open_rows, options, product_rate, show, spread, wanted
 from sparsecode import SparseVAETransformer
+from sparsecode.defaults import resolve_hidden_sizes
 from sparsecode.loader import as_rows
 from sparsecode.trainer import Trainer
 from sparsecode.vae import SparseVAE
 
 K, L0 = 512, 26
 P = 1 - L0 / K
-HIDDEN = (512,)
+HIDDEN = resolve_hidden_sizes("auto", "spike_slab", None, 60_000)
 _LONGEST = 16
 _BATCHES = 200
 _EPOCH_ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -69,7 +70,7 @@ def objective(args: argparse.Namespace, file: RowFile) -> None:
 def _objective(train: Images, test: Images, seed: int) -> Row:
     torch.manual_seed(seed)
     begin = time.perf_counter()
-    loop = tutorial.Loop(tutorial.network(train, K, P, HIDDEN))
+    loop = tutorial.Loop(tutorial.network(train, K, P, *HIDDEN))
     batches = tutorial.loader(train, "pictures")
     for _ in range(tutorial.EPOCHS):
         loop.epoch(batches)
@@ -121,10 +122,10 @@ def _throughput(train: Images, rounds: int) -> Row:
     n = _BATCHES * tutorial.BATCH
     rivals: dict[str, Callable[[], object]] = {"fit": _package(train, n)}
     for source in ("pictures", "tensors"):
-        loop = tutorial.Loop(tutorial.network(train, K, P, HIDDEN))
+        loop = tutorial.Loop(tutorial.network(train, K, P, *HIDDEN))
         rivals[source] = partial(_some_batches, loop, tutorial.loader(train, source))
     timings = in_turn(rivals, rounds)
-    multiply_adds = training_multiply_adds(train.shape[1], K, HIDDEN[0])
+    multiply_adds = training_multiply_adds(train.shape[1], K, *(sizes[0] for sizes in HIDDEN))
     rate = partial(product_rate, tutorial.BATCH, train.shape[1], K)
     return {
         **timings.row(),
@@ -137,7 +138,7 @@ def _throughput(train: Images, rounds: int) -> Row:
 
 
 def _package(train: Images, n: int) -> Callable[[], object]:
-    model = tutorial.network(train, K, P, HIDDEN)
+    model = tutorial.network(train, K, P, *HIDDEN)
     trainer = Trainer(model, torch.Generator().manual_seed(0))
     rows, every = as_rows(train, tutorial.CPU), torch.arange(len(train))
     run = tutorial.training_options(tutorial.BATCH)
@@ -148,13 +149,14 @@ def _some_batches(loop: tutorial.Loop, batches: torch.utils.data.DataLoader) -> 
     return loop.epoch(batch for batch, _ in zip(batches, range(_BATCHES), strict=False))
 
 
-def training_multiply_adds(d: int, k: int, hidden: int) -> int:
+def training_multiply_adds(d: int, k: int, encoder_hidden: int, decoder_hidden: int) -> int:
     """Of one row in a step of the default network: each product forward and twice backward.
 
-    The encoder's product has no gradient by its input, the pixels.
+    Products of the pixels have no gradient by their input.
     """
-    decoder = k * d + k * hidden + hidden * d
-    return 2 * d * k + 3 * decoder
+    of_pixels = d * k + d * encoder_hidden
+    others = encoder_hidden * k + k * d + k * decoder_hidden + decoder_hidden * d
+    return 2 * of_pixels + 3 * others
 
 
 def dictionary(args: argparse.Namespace, file: RowFile) -> None:
@@ -223,7 +225,7 @@ def _against(row: Row, middle: Row) -> str:
 
 def _epoch(train: Images, n: int, rounds: int) -> Row:
     some = as_rows(np.resize(train, (n, train.shape[1])), tutorial.CPU)
-    model: SparseVAE = tutorial.network(train[:1000], _EPOCH_LATENTS, 0.8, ())
+    model: SparseVAE = tutorial.network(train[:1000], _EPOCH_LATENTS, 0.8, (), ())
     trainer = Trainer(model, torch.Generator().manual_seed(0))
     every, run = torch.arange(n), tutorial.training_options(_EPOCH_BATCH)
     epoch: dict[str, Callable[[], object]] = {"epoch": lambda: trainer.fit(some, every, None, run)}

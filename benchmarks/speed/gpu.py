@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.common import Row, RowFile, load_mnist
 from benchmarks.speed import tutorial
+from benchmarks.speed.fit import training_multiply_adds
 from benchmarks.speed.timing import open_rows, options, show, wanted
 from sparsecode import SparseVAETransformer
 from sparsecode.device import matmul_precision
@@ -128,9 +129,9 @@ def _epochs(train: NDArray[np.uint8], sizes: Sizes, device: torch.device) -> Row
     moved = lambda: ((x.to(device), y) for x, y in batches)  # noqa: E731
     rival = timed(lambda: [loop.epoch(moved()) for _ in range(_TUTORIAL_EPOCHS)], device)
     d, h, k = train.shape[1], sizes.hidden, sizes.latents
-    # Forward and twice backward, but for the gradient by the pixels; the decoder keeps a linear
-    # part beside its hidden layer.
-    multiply_adds = 2 * d * h + 3 * (h * k + k * d + k * h + h * d)
+    # Forward and twice backward, but for the gradient by the pixels; both sides keep a linear part
+    # beside the hidden layer.
+    multiply_adds = training_multiply_adds(d, k, h, h)
     return {
         "fit_s": ours.seconds,
         "fit_mib": ours.peak,

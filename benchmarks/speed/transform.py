@@ -2,28 +2,31 @@
 
 python -m benchmarks.speed.transform --data-dir ../shared/data --threads 1
 
-``product``: 60,000 rows at 512 latents, beside ``relu(x @ W + b)`` in torch on all rows at once,
-the same in chunks that fit the cache (which writes less to memory), and OMP with as many non-zeros
-(some rows, scaled up: each costs the same). ``rows``, ``latents``, ``density``: what a row costs
-against each. ``inverse``: `inverse_transform` of CSR beside that of the same codes dense. The limit
-is the multiply-adds of the product at the best rate of a product of one chunk.
+``product``: 60,000 rows at 512 latents, beside the bare products of the encoder in torch on all
+rows at once, the same in chunks that fit the cache (which writes less to memory), and OMP with as
+many non-zeros (some rows, scaled up: each costs the same). ``rows``, ``latents``, ``density``: what
+a row costs against each. ``inverse``: `inverse_transform` of CSR beside that of the same codes
+dense. The limit is the multiply-adds of the products at the best rate of a product of one chunk.
 """
 
 import argparse
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import sparse_encode
+from torch import Tensor
 
 from benchmarks.common import Row, RowFile, load_mnist, unit_float
 from benchmarks.speed.timing import in_turn, open_rows, options, product_rate, show, spread, wanted
 from sparsecode import SparseVAETransformer
 from sparsecode.coding import rows_at_once
+from sparsecode.networks import CustomEncoder
+from sparsecode.vae import SparseVAE
 
 K, L0 = 512, 26
 _ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -37,6 +40,7 @@ _LATENT_ROWS = 2_048
 _OMP_ROWS = 500
 _CHUNK = 4_096
 Rows = NDArray[Any]
+Affine: TypeAlias = tuple[Tensor, Tensor]
 
 
 def quick_fit(rows: Rows, k: int, p: float) -> SparseVAETransformer:
@@ -45,34 +49,54 @@ def quick_fit(rows: Rows, k: int, p: float) -> SparseVAETransformer:
 
 
 class BareProduct:
-    """``relu(x @ W + b)`` as one would write it.
+    """``relu(x @ W + b + relu(x @ A + a) @ C)`` as one would write it.
 
-    Standardisation is folded into W and b, which the package cannot do: large offsets would cancel.
+    Standardisation is folded into the weights, which the package cannot do: large offsets would
+    cancel.
 
     Parameters
     ----------
     estimator : SparseVAETransformer
-        Its encoder is one linear map.
+        Its encoder is one linear map, with or without hidden units beside it.
     chunk : int
         Rows at once.
     """
 
     def __init__(self, estimator: SparseVAETransformer, chunk: int) -> None:
-        model = estimator.model_
+        model, encoder = estimator.model_, estimator.model_.encoder
         self.chunk = chunk
-        with torch.no_grad():
-            zero = torch.zeros(1, model.spec.n_features)
-            self.bias = model.encoder.mean(model.standardise(zero))[0]
-            unit = torch.eye(model.spec.n_features)
-            self.weight = (model.encoder.mean(model.standardise(unit)) - self.bias).T.contiguous()
+        self.first: Affine | None = None
+        self.last = torch.zeros(0)
+        hidden = None if isinstance(encoder, CustomEncoder) else encoder.hidden
+        if hidden is not None:
+            self.first = _affine(model, hidden.mlp[0])
+            self.last = hidden.output.weight.detach().T
+        self.linear = _affine(
+            model, lambda x: encoder.mean(x) - (hidden(x) if hidden is not None else 0.0)
+        )
 
     @torch.no_grad()
+    def means(self, x: Tensor) -> Tensor:
+        """Return the encoder's means (n, k) for rows x (n, d) in [0, 1]."""
+        loc = torch.nn.functional.linear(x, *self.linear)
+        if self.first is None:
+            return loc
+        return loc.addmm_(torch.nn.functional.linear(x, *self.first).relu_(), self.last)
+
     def __call__(self, rows: Rows) -> None:
         """Rectify the means of float32 rows in [0, 1] or of uint8 rows; keep none of them."""
         for x in torch.from_numpy(rows).split(self.chunk):
             if x.dtype == torch.uint8:
                 x = x.float().div_(255)
-            torch.nn.functional.linear(x, self.weight, self.bias).relu_()
+            self.means(x).relu_()
+
+
+@torch.no_grad()
+def _affine(model: SparseVAE, function: Callable[[Tensor], Tensor]) -> Affine:
+    """Weights (m, d) and offsets (m,) of an affine function of standardised rows."""
+    offset = function(model.standardise(torch.zeros(1, model.spec.n_features)))[0]
+    unit = torch.eye(model.spec.n_features)
+    return (function(model.standardise(unit)) - offset).T.contiguous(), offset
 
 
 def omp(rows: NDArray[np.float32], atoms: NDArray[np.float32], l0: int) -> NDArray:
@@ -137,12 +161,14 @@ def _product(rows: Rows, rounds: int) -> Row:
         "of_product": timings.ratio("transform", "bare"),
         "of_chunked": timings.ratio("transform", "chunked"),
         "omp_s": [seconds * scale for seconds in of_omp["omp_s"]],
-        "limit_s": _limit(len(rows), rows.shape[1], K),
+        "limit_s": _limit(len(rows), estimator),
     }
 
 
-def _limit(n: int, d: int, k: int) -> float:
-    return n * d * k / product_rate(min(n, _CHUNK), d, k)
+def _limit(n: int, estimator: SparseVAETransformer) -> float:
+    d, k = estimator.n_features_in_, estimator.n_components
+    rate = product_rate(min(n, _CHUNK), d, k)
+    return n * estimator.model_.multiply_adds_per_row / rate
 
 
 def by_rows(args: argparse.Namespace, file: RowFile) -> None:
@@ -235,8 +261,7 @@ def _inverse(train: Rows, k: int, density: float, rounds: int) -> Row:
 def _cost(estimator: SparseVAETransformer, rows: Rows, rounds: int) -> Row:
     rounds = 1 if len(rows) >= _MANY_ROWS else rounds
     timings = in_turn({"transform": lambda: estimator.transform(rows)}, rounds)
-    limit = _limit(len(rows), rows.shape[1], estimator.n_components)
-    return {**timings.row(), "n_rows": len(rows), "limit_s": limit}
+    return {**timings.row(), "n_rows": len(rows), "limit_s": _limit(len(rows), estimator)}
 
 
 def _rows(file: RowFile, comparison: str) -> list[Row]:

@@ -66,10 +66,10 @@ def network(
     rows: NDArray[np.uint8],
     k: int,
     p: float,
-    hidden: tuple[int, ...],
-    encoder_hidden: tuple[int, ...] = (),
+    encoder_hidden: tuple[int, ...],
+    decoder_hidden: tuple[int, ...],
 ) -> SparseVAE:
-    """Untrained network of the estimator, by default with the default's encoder."""
+    """Untrained network of the estimator."""
     spec = ModelSpec(
         n_features=rows.shape[1],
         n_latents=k,
@@ -79,7 +79,7 @@ def network(
         likelihood="gaussian",
         spike_scale=0.05**0.5,
         encoder_sizes=encoder_hidden,
-        decoder_sizes=hidden,
+        decoder_sizes=decoder_hidden,
         image_shape=None,
         usage_balance=0.6,
     )

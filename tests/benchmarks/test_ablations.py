@@ -22,7 +22,7 @@ from benchmarks.variants import (
 from sparsecode import defaults, trainer, transformer, vae
 from sparsecode.distributions import GatedNormal
 from sparsecode.gate import Gate
-from sparsecode.networks import Encoder, LinearPlusMLP, TiedEncoder
+from sparsecode.networks import DictionaryPlusHidden, Encoder, TiedEncoder
 
 N, D, POINT = 400, 784, Point(16, 2)
 PARAMETERS = {"max_iter": 2, "batch_size": 16}
@@ -129,9 +129,17 @@ def test_gate_of_rows_and_gradients():
 def test_networks():
     assert isinstance(model("default").encoder, TiedEncoder)
     assert isinstance(model("encoder: untied").encoder, Encoder)
-    assert isinstance(model("encoder: untied").decoder, LinearPlusMLP)
-    assert isinstance(model("encoder: MLP").encoder.body[0], nn.Linear)
-    assert isinstance(model("encoder: MLP").decoder, LinearPlusMLP)
+    assert isinstance(model("encoder: untied").decoder, DictionaryPlusHidden)
+    alone = model("encoder: hidden units alone")
+    assert isinstance(alone.encoder.body[0], nn.Linear)
+    assert isinstance(alone.decoder, DictionaryPlusHidden)
+    assert model("encoder: dictionary alone").encoder.hidden is None
+    assert isinstance(model("encoder: dictionary alone").encoder, TiedEncoder)
+    for side in ("encoder", "decoder"):
+        for name in [name for name in VARIANTS if name.startswith(side) and "hidden units" in name]:
+            if "alone" not in name:
+                wanted = int(name.split()[1].replace(",", ""))
+                assert getattr(model(name), side).hidden.mlp[0].out_features == wanted
     per_row = "encoder: scale for each row"
     assert isinstance(model(per_row).encoder, ScalePerRow)
     assert heads(per_row)[1].std(0).min() > 0
@@ -140,6 +148,9 @@ def test_networks():
     tied = model("decoder: linear, tied")
     assert tied.encoder.dictionary is tied.linear_decoder
     assert model("decoder: linear").linear_decoder is not None
+    assert model("decoder: linear").encoder.hidden is not None
+    assert model("encoder and decoder: linear").linear_decoder is not None
+    assert model("encoder and decoder: linear").encoder.hidden is None
     for kind, layers in {"MLP alone": 3, "convolutional": 7}.items():
         decoder = model(f"decoder: {kind}").decoder
         assert isinstance(decoder, nn.Sequential)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks.speed import encode, fit, gpu, plot, timing, transform
+from sparsecode import defaults
 from sparsecode.images import ImageOptions, read_image
 
 
@@ -23,16 +24,18 @@ def rows():
     return np.random.default_rng(0).integers(0, 256, (600, 20), dtype=np.uint8)
 
 
+@pytest.mark.parametrize("many_rows", [1, 10_000])  # with hidden units, and without
 @pytest.mark.parametrize("k", [8, 16])  # filters of its own, and tied ones
-def test_the_bare_product_is_that_of_the_encoder(rows, k):
+def test_the_bare_product_is_that_of_the_encoder(rows, monkeypatch, k, many_rows):
+    monkeypatch.setattr(defaults, "_MANY_ROWS", many_rows)
     estimator = transform.quick_fit(rows, k, 0.75)
     bare = transform.BareProduct(estimator, 100)
-    x = torch.from_numpy(rows).float() / 255
-    got = torch.nn.functional.linear(x, bare.weight, bare.bias)
+    assert (bare.first is None) is (many_rows > 1)
     model = estimator.model_
+    x = torch.from_numpy(rows).float() / 255
     with torch.no_grad():
         expected = model.encoder.mean(model.standardise(x))
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bare.means(x), expected, rtol=1e-4, atol=1e-4)
     bare(rows)
 
 
@@ -49,7 +52,7 @@ def test_the_decoder_beside_ours_makes_the_same_pixels(tmp_path, images):
 
 def test_each_step_of_the_tutorials_loop_learns(rows):
     torch.manual_seed(0)
-    loop = fit.tutorial.Loop(fit.tutorial.network(rows, 8, 0.75, (8,)), learning_rate=1e-2)
+    loop = fit.tutorial.Loop(fit.tutorial.network(rows, 8, 0.75, (8,), (8,)), learning_rate=1e-2)
     batches = fit.tutorial.loader(rows, "tensors", batch=50)
     losses = [loop.epoch(batches) for _ in range(4)]
     assert losses[-1] < losses[0]
