@@ -31,8 +31,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
         shown = sorted(_of(rows, "transform", by), key=lambda row: row[by])
         x = [row[by] for row in shown]
         _line(axis, x, [_per_row(row["transform_s"], row["n_rows"]) for row in shown], _RED)
-        limit = [[row["limit_s"] / row["n_rows"] * 1e6] * 3 for row in shown]
-        _line(axis, x, limit, _GREY, style="--")
+        products = [_per_row(row["chunked_s"], row["n_rows"]) for row in shown]
+        _line(axis, x, products, _GREY, style="--")
         axis.set_title(f"transform against {by}", loc="left", fontsize=10)
         axis.set_xlabel(by)
     shown = sorted(_of(rows, "fit", "rows"), key=lambda row: row["rows"])
@@ -51,7 +51,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     axes[0].legend(
         handles=[
             plt.Line2D([], [], color=_RED, marker="o", label="transform, median and quartiles"),
-            plt.Line2D([], [], color=_GREY, linestyle="--", label="its multiply-adds alone"),
+            plt.Line2D([], [], color=_GREY, linestyle="--", label="its products alone"),
         ],
         frameon=False,
         fontsize=9,

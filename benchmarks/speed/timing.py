@@ -50,15 +50,22 @@ def _median_and_quartiles(values: NDArray[np.float64]) -> tuple[float, float, fl
 
 def in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int) -> Timings:
     """Time each rival once a round, after one call of each that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for function in rivals.values():
         function()
-    for _ in range(rounds):
-        for name, function in rivals.items():
-            begin = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - begin)
-    return Timings({name: np.array(values) for name, values in seconds.items()})
+    results = [once(rivals) for _ in range(rounds)]
+    return Timings(
+        {name: np.concatenate([each.seconds[name] for each in results]) for name in rivals}
+    )
+
+
+def once(rivals: Mapping[str, Callable[[], object]]) -> Timings:
+    """Time one call of each rival."""
+    seconds = {}
+    for name, function in rivals.items():
+        begin = time.perf_counter()
+        function()
+        seconds[name] = np.array([time.perf_counter() - begin])
+    return Timings(seconds)
 
 
 def product_rate(n: int, d: int, k: int, dtype: torch.dtype = torch.float32) -> float:

@@ -15,6 +15,7 @@ def test_rivals_take_turns_and_are_compared_round_by_round():
     timings = timing.in_turn(rivals, 3)
     assert "".join(calls) == "ab" * 4  # the first of each does not count
     assert timings.row()["n"] == 3
+    assert timing.once(rivals).row()["n"] == 1
     known = timing.Timings({"a": np.array([1.0, 4.0, 9.0]), "b": np.array([1.0, 2.0, 3.0])})
     assert known.ratio("a", "b") == (2.0, 1.5, 2.5)
 
@@ -77,7 +78,7 @@ def test_the_costs_are_drawn(tmp_path):
     seconds = [2e-3, 1e-3, 3e-3]
     rows = [
         {"benchmark": "transform", "comparison": by, by: value, "n_rows": 100, "limit_s": 1e-3}
-        | {"transform_s": seconds}
+        | {"transform_s": seconds, "chunked_s": seconds}
         for by, values in {"rows": (10, 100), "latents": (8, 64), "density": (0.1, 0.5)}.items()
         for value in values
     ]
