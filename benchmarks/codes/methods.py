@@ -71,6 +71,21 @@ _ALL = (
         autoencoders.KSparse,
         {"lr": (4e-3,)},
     ),
+    # What our recipe has and theirs has not.
+    _network(
+        "k_sparse_decay",
+        "k-sparse AE, weight decay",
+        "autoencoder",
+        autoencoders.KSparse,
+        {"lr": (1.6e-2, 8e-3), "weight_decay": (0.1, 0.03, 0.3, 1.0)},
+    ),
+    _network(
+        "batch_topk_decay",
+        "BatchTopK SAE, weight decay",
+        "autoencoder",
+        autoencoders.BatchTopK,
+        {"lr": (8e-3, 4e-3), "weight_decay": (0.1, 0.03, 0.3, 1.0)},
+    ),
     _network("topk_mlp", "TopK AE, MLP", "autoencoder", autoencoders.TopKMlp, _AUTOENCODER),
     _network("vsc", "VSC", "variational", variational.VSC, _VARIATIONAL),
     _network(

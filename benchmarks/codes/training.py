@@ -156,9 +156,13 @@ def fit_network(
     *,
     lr: float,
     steps: int = STEPS,
+    weight_decay: float = 0.0,
     **settings: Any,
 ) -> NetworkCoder:
-    """Train ``build(n_features, k, l0, **settings)`` and calibrate it on its validation rows."""
+    """Train ``build(n_features, k, l0, **settings)`` and calibrate it on its validation rows.
+
+    ``weight_decay`` is AdamW's: each step shrinks the weights by its product with ``lr``.
+    """
     begin = time.perf_counter()
     fit_rows, validation = task.split()
     scaling = Scaling.of(fit_rows)
@@ -171,7 +175,8 @@ def fit_network(
     try:
         # Casts would round what a rival compares to find its largest latents.
         with matmul_precision(reduced=True), torch.autocast("cpu", enabled=False):
-            train(network, torch.from_numpy(fit_rows).to(device), scaling, lr, steps, batch)
+            rows = torch.from_numpy(fit_rows).to(device)
+            train(network, rows, scaling, lr, steps, batch, weight_decay)
     finally:
         torch.set_flush_denormal(False)
     network.eval().calibrate(torch.from_numpy(scaling(validation)).to(device))
@@ -179,10 +184,25 @@ def fit_network(
 
 
 def train(
-    network: Network, rows: Tensor, scaling: Scaling, lr: float, steps: int, batch_size: int
+    network: Network,
+    rows: Tensor,
+    scaling: Scaling,
+    lr: float,
+    steps: int,
+    batch_size: int,
+    weight_decay: float,
 ) -> None:
-    """Adam on batches drawn without replacement, epoch by epoch."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=network.betas, fused=True)
+    """AdamW on batches drawn without replacement, epoch by epoch; biases do not decay."""
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=lr,
+        betas=network.betas,
+        fused=True,
+    )
     mean = torch.from_numpy(scaling.mean).to(rows.device)
     network.train()
     batches: list[Tensor] = []
@@ -193,7 +213,8 @@ def train(
         x = (rows[batches.pop()].float() / 255 - mean) / float(scaling.sd)
         if step == 0:
             network.start(x)
-        optimizer.param_groups[0]["lr"] = lr * schedule(step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * schedule(step / steps)
         optimizer.zero_grad(set_to_none=True)
         network.loss(x, step / steps).backward()
         network.before_step()
