@@ -18,8 +18,8 @@ NETWORKS = {
     for name, method in METHODS.items()
     if method.family in ("autoencoder", "variational")
 }
-EXACT = {"topk", "k_sparse", "k_sparse_probe", "topk_mlp", "vae_truncated"}
-CALIBRATED = {"batch_topk", "jumprelu", "vsc", "vsc_threshold", "vaease"}
+EXACT = {"topk", "k_sparse", "k_sparse_probe", "k_sparse_decay", "topk_mlp", "vae_truncated"}
+CALIBRATED = {"batch_topk", "batch_topk_decay", "jumprelu", "vsc", "vsc_threshold", "vaease"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,15 @@ def test_exact_coders_keep_l0_in_every_row(fitted, rows, name):
     counts = (codes != 0).sum(1)
     assert counts.max() == L0
     assert counts.mean() > 0.98 * L0
+
+
+def test_weights_decay_where_that_is_asked_for(rows):
+    sizes = {}
+    for decay in (0.0, 10.0):
+        settings = {"lr": 4e-3, "steps": 60, "weight_decay": decay}
+        network = METHODS["k_sparse"].fit(Task(rows[:3000], 0, K, L0), **settings).network
+        sizes[decay] = sum(float(p.detach().square().sum()) for p in network.parameters())
+    assert sizes[10.0] < 0.7 * sizes[0.0]
 
 
 @pytest.mark.parametrize("name", sorted(CALIBRATED))
