@@ -155,9 +155,8 @@ def tables(rows: Iterable[Row]) -> dict[str, list[dict[str, str]]]:
 def notes(steps: int) -> tuple[str, ...]:
     """Say what a reader must know."""
     return (
-        f"{POINT.k} latents, {POINT.l0} of them not zero; {steps:,} steps (the default: 3,000) so "
-        "that all lines fit into hours. On the 10,000 test rows, mean ± SD over seeds; MSE per "
-        "pixel in [0, 1].",
+        f"{POINT.k} latents, {POINT.l0} of them not zero; {steps:,} steps (the default: 3,000). On "
+        "the 10,000 test rows, mean ± SD over seeds; MSE per pixel in [0, 1].",
         "Differences to the default are paired by seed, mean ± standard error; * to “encoder: "
         "untied”, because a decoder without a dictionary and filters with a start of their own "
         "have no tied encoder. Networks with hidden layers or convolutions before the code train "

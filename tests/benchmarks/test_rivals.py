@@ -18,8 +18,8 @@ NETWORKS = {
     for name, method in METHODS.items()
     if method.family in ("autoencoder", "variational")
 }
-EXACT = {"topk", "k_sparse", "k_sparse_probe", "k_sparse_decay", "topk_mlp", "vae_truncated"}
-CALIBRATED = {"batch_topk", "batch_topk_decay", "jumprelu", "vsc", "vsc_threshold", "vaease"}
+EXACT = {"topk", "k_sparse", "k_sparse_decay", "topk_mlp", "vae_truncated"}
+CALIBRATED = {"batch_topk", "jumprelu", "vsc", "vsc_threshold", "vaease"}
 
 
 @pytest.fixture(scope="module")
