@@ -63,8 +63,8 @@ _ALL = (
         {**_AUTOENCODER, "bandwidth": (0.3, 0.1, 1.0, 2.0)},
     ),
     _network("k_sparse", "k-sparse AE", "autoencoder", autoencoders.KSparse, _AUTOENCODER),
-    # With the weight decay that our recipe has; by default what has the best probe on the validation
-    # rows of MNIST at (512, 26), not the smallest error.
+    # With the weight decay that our recipe has; first what has the best probe, not the smallest
+    # error, on the validation rows of MNIST at (512, 26).
     _network(
         "k_sparse_decay",
         "k-sparse AE, decay, for probes",
