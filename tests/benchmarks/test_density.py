@@ -47,10 +47,21 @@ def test_every_batch_is_drawn_anew_from_the_grey_levels(data):
 
 
 def test_at_the_models_own_spread_it_is_the_packages_bound(model, x):
+    # Each is a mean of log-weights whose spread depends on the fit, so the difference is judged by
+    # its standard error: beyond 5, probability 1e-6.
+    draws, repeats = 3, 400
     prior = torch.full((K,), 1 - model.spec.spike_weight)
-    ours = density.stochastic_gate_bound(model, x, draws=2000, spread=1.0, frequency=prior)
-    noise = torch.randn(2, 2000, K, generator=torch.Generator().manual_seed(1))
-    assert ours == pytest.approx(float(iwae_bound(model, x, noise).mean()), abs=0.1)
+    ours = torch.tensor(
+        [
+            density.stochastic_gate_bound(model, x, draws, 1.0, prior, seed=seed)
+            for seed in range(repeats)
+        ]
+    )
+    noise = torch.randn(repeats, 2, draws, K, generator=torch.Generator().manual_seed(1))
+    packages = torch.stack([iwae_bound(model, x, each).mean() for each in noise])
+    error = ((ours.var() + packages.var()) / repeats).sqrt()
+    assert error < 0.2  # else the comparison says little
+    assert abs(ours.mean() - packages.mean()) < 5 * error
 
 
 def test_frequencies_are_those_of_the_gates(model, x):
