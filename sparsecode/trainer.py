@@ -274,10 +274,14 @@ class Trainer:
         kind = self._revives, len(indices)
         n_steps = self.n_steps + len(indices)
         if run.records and run.step > 0 and kind not in run.recordings:
+            spare = _copied(self.generator)
             try:
                 run.recordings[kind] = Recording(steps, (indices, schedule), self.generator)
             except RuntimeError as error:  # a network that waits for the GPU, for one
                 run.records, self.unrecorded = False, str(error).partition("\n")[0]
+                run.recordings.clear()
+                # An aborted recording leaves its generator in the state of being recorded.
+                self.generator = spare
         run.recordings.get(kind, steps)(indices, schedule)
         self.n_steps = n_steps  # a recording counts only while it is made
 
@@ -393,6 +397,11 @@ class Trainer:
 
 def _can_record(rows: Rows, train: Tensor) -> bool:
     return rows.on_device and train.device.type == "cuda"
+
+
+def _copied(generator: torch.Generator) -> torch.Generator:
+    """Make a generator of the same draws."""
+    return torch.Generator(generator.device).set_state(generator.get_state())
 
 
 def _parameter_groups(model: SparseVAE) -> list[dict[str, Any]]:

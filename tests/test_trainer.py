@@ -314,7 +314,10 @@ class Stand:
 
 
 class Refuses:
+    """What is left of a recording that failed: a generator that is of no more use."""
+
     def __init__(self, function, examples, generator):
+        torch.rand(1, generator=generator)
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
@@ -384,6 +387,27 @@ def test_a_gpu_trains_alike_with_and_without_recordings(rows, monkeypatch):
     recorded, launched = ([record.loss for record in history] for history in fits)
     # Other noise from the sixth step on, so the means of an epoch agree to some per cent.
     assert recorded == pytest.approx(launched, rel=0.05)
+
+
+class Waits(nn.Module):
+    """An encoder that asks for a number while the GPU works."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 16)
+
+    def forward(self, x):
+        return self.linear(x) * math.exp(-float(x.mean()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_network_that_waits_for_the_gpu_trains_without_recordings(make, digits, capsys):
+    fitted = make(n_components=8, encoder=Waits(), max_iter=3, device="cuda", verbose=1)
+    codes = fitted.fit_transform(digits[:500])
+    assert "could be recorded: " in capsys.readouterr().err
+    assert all(math.isfinite(record.loss) for record in fitted.history_)
+    assert codes.shape == (500, 8)
 
 
 @pytest.mark.gpu
