@@ -403,7 +403,8 @@ class Waits(nn.Module):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_network_that_waits_for_the_gpu_trains_without_recordings(make, digits, capsys):
-    fitted = make(n_components=8, encoder=Waits(), max_iter=3, device="cuda", verbose=1)
+    networks = {"encoder": Waits(), "decoder": nn.Linear(8, 64)}
+    fitted = make(n_components=8, **networks, max_iter=3, device="cuda", verbose=1)
     codes = fitted.fit_transform(digits[:500])
     assert "could be recorded: " in capsys.readouterr().err
     assert all(math.isfinite(record.loss) for record in fitted.history_)
