@@ -40,7 +40,7 @@ from benchmarks.common import (
     print_table,
     unit_float,
 )
-from sparsecode import SparseVAETransformer
+from sparsecode import SparseVAETransformer, defaults
 from sparsecode.elbo import elbo_terms, iwae_bound
 from sparsecode.loader import DenseRows
 from sparsecode.vae import SparseVAE
@@ -58,17 +58,20 @@ GATE_NOISE = (1e-3, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class Density:
-    """One line: parameters of the estimator."""
+    """One line: parameters of the estimator, and a weight decay that is not the default."""
 
     label: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    weight_decay: float = defaults.WEIGHT_DECAY
 
 
 def _lines() -> Iterator[Density]:
-    yield Density("gaussian, 50 latents, p = 0", {"posterior": "gaussian", "p": 0.0})
-    yield Density("gaussian, 50 latents, p = .8", {"posterior": "gaussian"})
+    gaussian = {"posterior": "gaussian", "learning_rate": 5e-3}
+    yield Density("gaussian, 50 latents, p = 0", {**gaussian, "p": 0.0})
+    yield Density("gaussian, 50 latents, p = .8", gaussian)
     yield Density("spike_slab, 50 latents, p = .5", {"p": 0.5})
     yield Density("spike_slab, 50 latents, p = .8", {})
+    yield Density("spike_slab, 50 latents, p = .8, decay .1", {}, weight_decay=0.1)
     yield Density("spike_slab, 250 latents, p = .95", {"n_components": 250, "p": 0.95})
 
 
@@ -97,7 +100,7 @@ def fit(line: Density, data: DataSet, seed: int, epochs: int) -> SparseVAETransf
     estimator = SparseVAETransformer(
         likelihood="bernoulli", max_iter=epochs, random_state=seed, device="cpu", **chosen
     )
-    with binarised(seed):
+    with binarised(seed), patch.object(defaults, "WEIGHT_DECAY", line.weight_decay):
         return estimator.fit(data.train)
 
 

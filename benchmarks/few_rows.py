@@ -29,8 +29,7 @@ from common import (
     zero_fraction,
 )
 
-from sparsecode import SparseVAETransformer, transformer
-from sparsecode.defaults import WEIGHT_DECAY
+from sparsecode import SparseVAETransformer, defaults
 
 N_ROWS, N_LATENTS, P, N_SEEDS = 1200, 256, 0.8, 5
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,10 +42,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def measure(data: DataSet, changes: dict[str, Any], seed: int) -> Row:
     parameters = dict(changes)
-    decay = parameters.pop("weight_decay", WEIGHT_DECAY)
+    decay = parameters.pop("weight_decay", defaults.WEIGHT_DECAY)
     # The seed draws the rows, too: the spread is that of another 1,200 images.
     rows = np.random.default_rng(seed).permutation(len(data.train))[:N_ROWS]
-    with patch.object(transformer, "WEIGHT_DECAY", decay):
+    with patch.object(defaults, "WEIGHT_DECAY", decay):
         estimator = SparseVAETransformer(N_LATENTS, P, random_state=seed, **parameters)
         codes = estimator.fit_transform(data.train[rows])
     test_codes = estimator.transform(data.test)

@@ -27,8 +27,9 @@ _MANY_ROWS = 12_000
 # Fewer rows for each feature than this want more weight on the rate, up to three times.
 _ROWS_PER_FEATURE, _MAX_BETA = 10, 3.0
 USAGE_BALANCE = 0.6
-# Decoupled, as a multiple of the learning rate: weights of codes that generalise are small.
-WEIGHT_DECAY = 1.0
+# Decoupled, as a multiple of the learning rate: weights of codes that generalise are small. Without
+# a gate that trains, the decay counts like so many rows, and the more there are, the less it does.
+WEIGHT_DECAY, _DECAY_ROWS = 1.0, 6_000
 # Beside a gated encoder's filters, and everywhere else.
 _ENCODER_HIDDEN, _HIDDEN = (128,), (512,)
 
@@ -125,3 +126,10 @@ def resolve_learning_rate(learning_rate: str | float, has_linear: bool) -> float
     if not isinstance(learning_rate, str):
         return float(learning_rate)
     return 6e-3 if has_linear else 2e-3
+
+
+def resolve_weight_decay(posterior: PosteriorName, n_rows: int) -> float:
+    """1 for the gated posterior; for the other 6,000 / n_rows, at most 1."""
+    if posterior == "spike_slab":
+        return WEIGHT_DECAY
+    return WEIGHT_DECAY * min(1.0, _DECAY_ROWS / n_rows)

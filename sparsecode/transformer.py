@@ -27,13 +27,13 @@ from sparsecode import persistence
 from sparsecode.coding import Codes, decode, encode_parts, rows_at_once
 from sparsecode.defaults import (
     USAGE_BALANCE,
-    WEIGHT_DECAY,
     resolve_batch_size,
     resolve_beta,
     resolve_hidden_sizes,
     resolve_learning_rate,
     resolve_likelihood,
     resolve_max_iter,
+    resolve_weight_decay,
 )
 from sparsecode.device import matmul_precision, resolve_device
 from sparsecode.displays import PlotMixin
@@ -452,7 +452,7 @@ class SparseVAETransformer(
             learning_rate=resolve_learning_rate(
                 self.learning_rate, has_linear=is_flat and (spec.is_gated or not sizes[0])
             ),
-            weight_decay=WEIGHT_DECAY,
+            weight_decay=resolve_weight_decay(self.posterior, rows.n_rows),
             beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows, rows.n_features),
             kl_samples=self.kl_samples if self.kl == "monte_carlo" else 0,
             max_time=self.max_time,

@@ -9,6 +9,7 @@ from sparsecode.defaults import (
     resolve_learning_rate,
     resolve_likelihood,
     resolve_max_iter,
+    resolve_weight_decay,
 )
 from sparsecode.loader import as_rows
 
@@ -53,6 +54,12 @@ def test_beta_is_one_but_for_the_gate_on_few_rows():
     # A narrow table of as many rows has rows enough.
     assert resolve_beta("auto", "spike_slab", 0.8, 150, 13) == 1
     assert resolve_beta(0, "spike_slab", 0.8, 10, 784) == 0
+
+
+def test_weights_decay_less_the_more_rows_there_are_unless_the_gate_trains():
+    assert resolve_weight_decay("spike_slab", 60_000) == resolve_weight_decay("spike_slab", 10)
+    gaussian = [resolve_weight_decay("gaussian", n) for n in (10, 6_000, 60_000, 6_000_000)]
+    assert gaussian == pytest.approx([1, 1, 0.1, 0.001])
 
 
 @pytest.mark.parametrize("density", [1.0, 0.05, 1e-4])

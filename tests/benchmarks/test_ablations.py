@@ -223,7 +223,7 @@ def test_constants_reach_the_training():
             assert model(name).gate.usage_balance == float(name.split()[-1])
         if name.startswith(("weight decay", "auxiliary")):
             with variant.in_force():
-                now = transformer.WEIGHT_DECAY, trainer._AUXILIARY_WEIGHT
+                now = defaults.WEIGHT_DECAY, trainer._AUXILIARY_WEIGHT
             assert float(name.split()[-1]) in now
 
 
