@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx
 from typing_extensions import override
 
 from benchmarks.codes.training import Network, ThresholdNetwork, mlp
+from sparsecode.defaults import resolve_hidden_sizes
 
 AUXILIARY_WEIGHT = 1 / 32
 _MAX_AUXILIARY = 512
@@ -159,6 +160,38 @@ class BatchTopK(ThresholdNetwork, TopK):
         rectified = pre.relu()
         smallest = rectified.flatten().topk(len(pre) * self.l0, sorted=False).values.min()
         return torch.where(rectified >= smallest, rectified, 0.0)
+
+
+class BatchTopKHidden(BatchTopK):
+    """BatchTopK in the network of `SparseVAETransformer`: hidden units beside both linear maps.
+
+    No paper's: it tells what is due to the network from what is due to the objective. Both start
+    from nothing, as ours do.
+    """
+
+    def __init__(self, n_features: int, k: int, l0: int) -> None:
+        super().__init__(n_features, k, l0)
+        (encoder,), (decoder,) = resolve_hidden_sizes("auto", "spike_slab", None, 60_000)
+        self.beside_encoder = mlp(n_features, encoder, k)
+        self.beside_decoder = mlp(k, decoder, n_features)
+        for beside in (self.beside_encoder, self.beside_decoder):
+            nn.init.zeros_(beside[-1].weight)
+            nn.init.zeros_(beside[-1].bias)
+
+    @override
+    def pre(self, x: Tensor) -> Tensor:
+        """Pre-activations (n, k)."""
+        return super().pre(x) + self.beside_encoder(x)
+
+    @override
+    def decode(self, z: Tensor) -> Tensor:
+        """Reconstructions (n, d)."""
+        return super().decode(z) + self.beside_decoder(z)
+
+    @override
+    def explain(self, z: Tensor, revived: Tensor) -> Tensor:
+        """Return what they add, which depends on ``z``."""
+        return TopKLoss.explain(self, z, revived)
 
 
 class TopKMlp(TopKLoss):

@@ -56,6 +56,13 @@ _ALL = (
     _network("topk", "TopK SAE", "autoencoder", autoencoders.TopK, _AUTOENCODER),
     _network("batch_topk", "BatchTopK SAE", "autoencoder", autoencoders.BatchTopK, _AUTOENCODER),
     _network(
+        "batch_topk_hidden",
+        "BatchTopK, our network",
+        "autoencoder",
+        autoencoders.BatchTopKHidden,
+        {"lr": (4e-3, 2e-3, 8e-3), "weight_decay": (0.0, 0.1, 1.0)},
+    ),
+    _network(
         "jumprelu",
         "JumpReLU SAE",
         "autoencoder",

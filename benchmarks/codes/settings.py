@@ -38,7 +38,17 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(64, 13): {"lr": 0.008},
             Point(512, 26): {"lr": 0.004},
         },
+        "vsc": {
+            Point(64, 13): {"lr": 0.002, "beta": 1.0, "hidden": 512},
+        },
+        "vsc_threshold": {
+            Point(64, 13): {"lr": 0.002, "beta": 0.3, "hidden": 512},
+        },
+        "vaease": {
+            Point(64, 13): {"lr": 0.004, "beta": 1.0, "hidden": 512},
+        },
         "vae": {
+            Point(64, 13): {"lr": 0.004, "beta": 0.3, "hidden": 512},
             Point(512, 26): {"lr": 0.002, "beta": 0.3, "hidden": 0},
         },
         "dictionary": {
@@ -47,16 +57,23 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
     },
     "Fashion-MNIST": {
         "k_sparse": {
+            Point(64, 13): {"lr": 0.008},
             Point(512, 26): {"lr": 0.008},
         },
         "jumprelu": {
+            Point(64, 13): {"lr": 0.004, "bandwidth": 2.0},
             Point(512, 26): {"lr": 0.001, "bandwidth": 2.0},
         },
         "batch_topk": {
+            Point(64, 13): {"lr": 0.016},
             Point(512, 26): {"lr": 0.004},
         },
         "topk": {
+            Point(64, 13): {"lr": 0.004},
             Point(512, 26): {"lr": 0.004},
+        },
+        "topk_mlp": {
+            Point(64, 13): {"lr": 0.008},
         },
     },
 }
