@@ -35,8 +35,8 @@ NATURE = {
 }
 
 NOTES = (
-    "On the 10,000 test rows, mean ± SD over seeds (rows without ± have no randomness). MSE per "
-    "pixel in [0, 1]; explained variance against the mean training image. 200, 1,000, 5,000 "
+    "On the 10,000 test rows, mean ± SD over n seeds. MSE per pixel in [0, 1]; explained variance "
+    "against the mean training image. 200, 1,000, 5,000 "
     f"labels: the probe on so many stratified training rows. {N_NEIGHBOURS}-NN: nearest "
     "neighbours by cosine among the training rows.",
     PROBE_NOTE + " With few labels a quarter of them chooses C.",
@@ -44,9 +44,10 @@ NOTES = (
     f"over rows. Alive: latents that fire on a test row; always on: on more than {ALWAYS_ON:.0%} "
     "of them. Bits: CSR (uint16 counts and columns, float16 values), deflated, per row. Rate: "
     "what the model itself charges, where it is one with a rate.",
-    f"Everything that learns by gradients: {STEPS:,} steps of 256 rows (512 at (1000, 25)), "
-    "warm-up and cosine decay, inputs centred and divided by one SD; rivals' settings tuned on "
-    "validation rows, sparsecode with its defaults. “For probes”: tuned for the probe on "
+    f"Everything that learns by gradients: {STEPS:,} steps of 256 rows (512 at (1000, 25); "
+    "sparsecode's epochs make 2,730), warm-up and cosine decay, inputs centred and divided by one "
+    "SD; rivals' settings tuned on validation rows, sparsecode with its defaults. “For probes”: "
+    "tuned for the probe on "
     "those rows instead of the error. Dense methods stand as they are and truncated to L0 per "
     "row, by what each entry adds to the reconstruction.",
 )
@@ -83,6 +84,7 @@ def cells(by_method: dict[Method, list[Row]], columns: dict[str, tuple[str, int]
     return [
         {
             "coder": method.label,
+            "n": str(len(rows)),
             **{
                 title: mean_sd([row.get(field) for row in rows], digits)
                 for title, (field, digits) in columns.items()
