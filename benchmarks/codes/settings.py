@@ -38,6 +38,9 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(64, 13): {"lr": 0.008},
             Point(512, 26): {"lr": 0.004},
         },
+        "batch_topk_hidden": {
+            Point(512, 26): {"lr": 0.004, "weight_decay": 1.0},
+        },
         "vsc": {
             Point(64, 13): {"lr": 0.002, "beta": 1.0, "hidden": 512},
         },
