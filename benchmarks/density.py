@@ -268,9 +268,9 @@ def pictures(folder: Path, data: DataSet, epochs: int) -> None:
             "spike_slab, 50 latents, p = .8",
         )
     }
-    density_pictures.samples(folder / "samples.png", models)
+    density_pictures.samples(folder / "density-samples.png", models)
     coder = SparseVAETransformer(512, 1 - 26 / 512, random_state=0).fit(data.train)
-    density_pictures.traversals(folder / "traversals.png", coder, data.test)
+    density_pictures.traversals(folder / "density-traversals.png", coder, data.test)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from sparsecode import SparseVAETransformer
 
 SIDE, GRID = 28, 8
 # Factors of the largest code of the latent.
-_FACTORS = np.linspace(0, 1.5, 7)
+_FACTORS = np.linspace(0, 3, 7)
 _N_ROWS = 6
 
 
@@ -30,7 +30,7 @@ def samples(path: Path, models: Mapping[str, SparseVAETransformer]) -> None:
 
 
 def traversals(path: Path, coder: SparseVAETransformer, rows: NDArray) -> None:
-    """Draw images with their largest latent turned from nothing to half as much again."""
+    """Draw images with their largest latent turned from nothing to three times its value."""
     codes = coder.transform(rows[:200]).toarray()
     chosen = _one_image_per_latent(codes)[:_N_ROWS]
     figure, axes = plt.subplots(
