@@ -27,8 +27,8 @@ _NAMES: dict[Family, str] = {
     "baseline": "baselines",
 }
 # A panel shows the coders that keep L0 (dense ones are in the table) up to so many times the
-# median error, and names the others below.
-_FAR = 3.0
+# median error and so far below the median probe, and names the others below.
+_FAR, _FAR_BELOW = 3.0, 0.08
 _L0_TOLERANCE = 1.2
 
 
@@ -101,11 +101,12 @@ def _panel(
 ) -> tuple[dict[Method, Any], list[Any]]:
     """Draw the points; return those to name, and the notes that names must not cover."""
     summary = {method: _mean_sd(rows) for method, rows in by_method.items()}
-    limit = _FAR * float(np.median([mean[0] for mean, _ in summary.values()]))
+    error, probe = np.median([mean for mean, _ in summary.values()], axis=0)
     near = {
         method: item
         for method, item in summary.items()
-        if item[0][0] <= limit or method.family == "ours"
+        if method.family == "ours"
+        or (item[0][0] <= _FAR * error and item[0][1] >= probe - _FAR_BELOW)
     }
     _dress(axis, [mean[0] for mean, _ in near.values()])
     for method, (mean, sd) in near.items():
