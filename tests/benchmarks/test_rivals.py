@@ -11,6 +11,7 @@ from benchmarks.codes import autoencoders, training, variational
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Scaling, Task, dense
 from benchmarks.codes.settings import settings_for
+from sparsecode.defaults import resolve_hidden_sizes
 
 K, L0, D = 20, 4, 30
 NETWORKS = {
@@ -19,7 +20,7 @@ NETWORKS = {
     if method.family in ("autoencoder", "variational")
 }
 EXACT = {"topk", "k_sparse", "k_sparse_decay", "topk_mlp", "vae_truncated"}
-CALIBRATED = {"batch_topk", "jumprelu", "vsc", "vsc_threshold", "vaease"}
+CALIBRATED = {"batch_topk", "batch_topk_hidden", "jumprelu", "vsc", "vsc_threshold", "vaease"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_one_seed_gives_one_code(rows, name):
     assert np.array_equal(first.toarray(), second.toarray())
 
 
-@pytest.mark.parametrize("name", ["topk", "batch_topk", "jumprelu"])
+@pytest.mark.parametrize("name", ["topk", "batch_topk", "batch_topk_hidden", "jumprelu"])
 def test_dictionaries_stay_on_the_unit_sphere(fitted, name):
     norms = fitted(name).network.dictionary.norm(dim=0)
     assert norms.detach().numpy() == pytest.approx(1, abs=1e-5)
@@ -112,6 +113,19 @@ def test_batch_topk_keeps_n_l0_of_the_batch():
     z = network.sparsify(torch.randn(16, K))
     assert int((z != 0).sum()) == 16 * L0
     assert z.min() == 0
+
+
+def test_in_our_network_batch_topk_starts_as_it_is_and_has_our_sizes():
+    networks = []
+    for build in (autoencoders.BatchTopK, autoencoders.BatchTopKHidden):
+        torch.manual_seed(0)
+        networks.append(build(D, K, L0))
+    plain, ours = networks
+    x = torch.randn(16, D)
+    torch.testing.assert_close(ours.pre(x), plain.pre(x))
+    torch.testing.assert_close(ours.decode(ours.pre(x)), plain.decode(plain.pre(x)))
+    sizes = ours.beside_encoder[0].out_features, ours.beside_decoder[0].out_features
+    assert ((sizes[0],), (sizes[1],)) == resolve_hidden_sizes("auto", "spike_slab", None, 60_000)
 
 
 def test_auxiliary_loss_lets_the_best_dead_latents_explain_the_error():
