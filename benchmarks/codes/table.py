@@ -36,9 +36,8 @@ NATURE = {
 
 NOTES = (
     "On the 10,000 test rows, mean ± SD over n seeds. MSE per pixel in [0, 1]; explained variance "
-    "against the mean training image. 200, 1,000, 5,000 "
-    f"labels: the probe on so many stratified training rows. {N_NEIGHBOURS}-NN: nearest "
-    "neighbours by cosine among the training rows.",
+    "against the mean training image. 200, 1,000, 5,000 labels: the probe on so many stratified "
+    f"training rows. {N_NEIGHBOURS}-NN: nearest neighbours by cosine among the training rows.",
     PROBE_NOTE + " With few labels a quarter of them chooses C.",
     "L0 is calibrated on 10 % of the training rows and measured on the test rows; L0, SD: spread "
     f"over rows. Alive: latents that fire on a test row; always on: on more than {ALWAYS_ON:.0%} "
@@ -47,9 +46,8 @@ NOTES = (
     f"Everything that learns by gradients: {STEPS:,} steps of 256 rows (512 at (1000, 25); "
     "sparsecode's epochs make 2,730), warm-up and cosine decay, inputs centred and divided by one "
     "SD; rivals' settings tuned on validation rows, sparsecode with its defaults. “For probes”: "
-    "tuned for the probe on "
-    "those rows instead of the error. Dense methods stand as they are and truncated to L0 per "
-    "row, by what each entry adds to the reconstruction.",
+    "tuned for the probe on those rows instead of the error. Dense methods stand as they are and "
+    "truncated to L0 per row, by what each entry adds to the reconstruction.",
 )
 
 
