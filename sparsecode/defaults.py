@@ -24,9 +24,10 @@ _DENSE, _RARE_BATCH = 0.05, 1024
 _STEPS_PER_EPOCH = 4000
 # Fewer rows than this want a linear decoder.
 _MANY_ROWS = 12_000
-# Fewer rows for each feature than this want more weight on the rate, up to three times.
-_ROWS_PER_FEATURE, _MAX_BETA = 10, 3.0
-USAGE_BALANCE = 0.6
+# With so many rows for each feature, the ELBO generalises best; more rows want less weight on the
+# rate, fewer want more, within limits.
+_ROWS_PER_FEATURE, _MIN_BETA, _MAX_BETA = 10, 0.1, 3.0
+USAGE_BALANCE = 0.2
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small. Without
 # a gate that trains, the decay counts like so many rows, and the more there are, the less it does.
 WEIGHT_DECAY, _DECAY_ROWS = 1.0, 6_000
@@ -83,12 +84,12 @@ def resolve_hidden_sizes(
 def resolve_beta(
     beta: str | float, posterior: PosteriorName, p: float, n_rows: int, n_features: int
 ) -> float:
-    """1, the ELBO, except for the gated posterior on few rows: 10 d / n, at most 3."""
+    """10 d / n within [.1, 3] for the gated posterior; 1, the ELBO, for everything else."""
     if not isinstance(beta, str):
         return float(beta)
     if posterior == "gaussian" or p == 0:
         return 1.0
-    return min(_MAX_BETA, max(1.0, _ROWS_PER_FEATURE * n_features / n_rows))
+    return min(_MAX_BETA, max(_MIN_BETA, _ROWS_PER_FEATURE * n_features / n_rows))
 
 
 def resolve_batch_size(batch_size: str | int, n_rows: int, density: float) -> int:
@@ -112,13 +113,13 @@ def resolve_batch_size(batch_size: str | int, n_rows: int, density: float) -> in
     return min(n_rows, max(_MIN_BATCH, min(wanted, n_rows // _BATCHES)))
 
 
-def resolve_max_iter(max_iter: str | int, n_rows: int, batch_size: int) -> int:
+def resolve_max_iter(max_iter: str | int, n_trained: int, batch_size: int) -> int:
     """As many epochs as make about 3,000 steps, 50 at most, or 100 while steps are below 1,500."""
     if not isinstance(max_iter, str):
         return int(max_iter)
-    steps_per_epoch = max(1, n_rows // batch_size)
+    steps_per_epoch = max(1, n_trained // batch_size)
     most = max(_MAX_EPOCHS, min(2 * _MAX_EPOCHS, _MIN_STEPS // steps_per_epoch))
-    return max(1, min(most, math.ceil(_STEPS / steps_per_epoch)))
+    return max(1, min(most, round(_STEPS / steps_per_epoch)))
 
 
 def resolve_learning_rate(learning_rate: str | float, has_linear: bool) -> float:

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sparsecode import persistence
+from sparsecode.calibration import n_held_out
 from sparsecode.coding import Codes, decode, encode_parts, rows_at_once
 from sparsecode.defaults import (
     USAGE_BALANCE,
@@ -444,11 +445,11 @@ class SparseVAETransformer(
         )
         if start is not None:
             _check_same_model(start.spec, spec)
-        batch_size = resolve_batch_size(self.batch_size, rows.n_rows, _training_density(spec))
+        batch_size, n_epochs = self._batches(rows.n_rows, _training_density(spec))
         is_flat = self.encoder is None and image_shape is None
         options = TrainingOptions(
             batch_size=batch_size,
-            n_epochs=resolve_max_iter(self.max_iter, rows.n_rows, batch_size),
+            n_epochs=n_epochs,
             learning_rate=resolve_learning_rate(
                 self.learning_rate, has_linear=is_flat and (spec.is_gated or not sizes[0])
             ),
@@ -472,10 +473,13 @@ class SparseVAETransformer(
 
     def _planned_epochs(self, n_rows: int) -> int:
         """Epochs that a fit of so many rows takes, were nothing trained yet."""
-        density = _training_density(self.model_.spec)
-        return resolve_max_iter(
-            self.max_iter, n_rows, resolve_batch_size(self.batch_size, n_rows, density)
-        )
+        return self._batches(n_rows, _training_density(self.model_.spec))[1]
+
+    def _batches(self, n_rows: int, density: float) -> tuple[int, int]:
+        """Rows in a step, and epochs."""
+        batch_size = resolve_batch_size(self.batch_size, n_rows, density)
+        n_trained = n_rows - n_held_out(n_rows, self.validation_fraction)
+        return batch_size, resolve_max_iter(self.max_iter, n_trained, batch_size)
 
     # -- codes ---------------------------------------------------------------------------------
 
