@@ -307,6 +307,10 @@ def _mean(self: GatedNormal, *_: Any, **__: Any) -> Tensor:
     return self.mean
 
 
+def _as_they_are(_: SparseVAE) -> None:
+    """Leave the atoms' lengths to the gradient and the decay."""
+
+
 def _p_at_once(_: float) -> float:
     return 1.0
 
@@ -407,10 +411,13 @@ VARIANTS: dict[str, Variant] = {
     "likelihood: Bernoulli": Variant({"likelihood": "bernoulli"}),
     "likelihood: continuous Bernoulli": Variant({"likelihood": "continuous_bernoulli"}),
     "beta 0, no noise: autoencoder": Variant({"beta": 0.0}, (_NO_NOISE,)),
-    **_values("beta", (0.1, 0.3, 1, 3), _BETA, lambda beta: Variant({"beta": float(beta)})),
+    **_values("beta", (0.03, 0.4, 1, 3), _BETA, lambda beta: Variant({"beta": float(beta)})),
     "no noise": Variant({}, (_NO_NOISE,)),
     "p annealed: not": Variant({}, (replaced(trainer, "_annealed", _p_at_once),)),
     "p annealed: over half of training": Variant({}, (replaced(trainer, "_ANNEAL", 0.5),)),
+    "atoms: lengths of their own": Variant(
+        {}, (replaced(SparseVAE, "equalise_atoms_", _as_they_are),)
+    ),
     "start: filters on their own": Variant(
         {},
         (_UNTIED, replaced(SparseVAE, "_start_dictionary_", _start_filters_anew)),
@@ -419,7 +426,7 @@ VARIANTS: dict[str, Variant] = {
     "start: atoms at training rows": Variant({}, (replaced(fitting, "new_model", _start_at_rows),)),
     **_values(
         "usage balance",
-        (0, 0.3, 1),
+        (0, 0.6, 1),
         transformer.USAGE_BALANCE,
         _constant(transformer, "USAGE_BALANCE"),
     ),
@@ -429,7 +436,7 @@ VARIANTS: dict[str, Variant] = {
         trainer._AUXILIARY_WEIGHT,
         _constant(trainer, "_AUXILIARY_WEIGHT"),
     ),
-    **_values("weight decay", (0, 3), defaults.WEIGHT_DECAY, _constant(defaults, "WEIGHT_DECAY")),
+    **_values("weight decay", (0, 0.5, 3), defaults.WEIGHT_DECAY, _constant(defaults, "WEIGHT_DECAY")),
     "learning rate / 3": learning_rate(1 / 3),
     "learning rate x 3": learning_rate(3),
     "learning rate constant after warm-up": Variant(

@@ -45,15 +45,18 @@ def test_hidden_sizes():
     assert resolve_hidden_sizes((), "spike_slab", None, 60_000) == ((), ())
 
 
-def test_beta_is_one_but_for_the_gate_on_few_rows():
-    assert resolve_beta("auto", "spike_slab", 0.8, 1_000_000, 784) == 1
+def test_the_rate_weighs_the_less_the_more_rows_there_are_for_each_feature():
+    rows = (10, 4000, 7840, 20_000, 60_000, 10**6)
+    betas = [resolve_beta("auto", "spike_slab", 0.8, n, 784) for n in rows]
+    assert betas == pytest.approx([3, 1.96, 1, 0.392, 0.131, 0.1], rel=0.01)
+    # A narrow table of as many rows has rows enough.
+    assert resolve_beta("auto", "spike_slab", 0.8, 150, 13) < 1
+    assert resolve_beta(0, "spike_slab", 0.8, 10, 784) == 0
+
+
+def test_without_a_gate_the_objective_is_the_elbo():
     assert resolve_beta("auto", "gaussian", 0.8, 10, 784) == 1
     assert resolve_beta("auto", "spike_slab", 0.0, 10, 784) == 1
-    few = [resolve_beta("auto", "spike_slab", 0.8, n, 784) for n in (10, 4000, 20_000)]
-    assert few == [3, pytest.approx(1.96), 1]
-    # A narrow table of as many rows has rows enough.
-    assert resolve_beta("auto", "spike_slab", 0.8, 150, 13) == 1
-    assert resolve_beta(0, "spike_slab", 0.8, 10, 784) == 0
 
 
 def test_weights_decay_less_the_more_rows_there_are_unless_the_gate_trains():
@@ -76,6 +79,11 @@ def test_so_few_rows_get_epochs_enough_to_learn_something():
     assert resolve_max_iter("auto", 1200, 30) == 50  # 2,000 steps
     assert resolve_max_iter("auto", 426, 16) == 57  # 1,482 steps
     assert resolve_max_iter("auto", 133, 16) == 100
+
+
+def test_epochs_come_nearest_to_three_thousand_steps():
+    assert resolve_max_iter("auto", 54_000, 256) == 14  # 2,940 steps
+    assert resolve_max_iter("auto", 54_000, 512) == 29  # 3,045 steps
 
 
 def test_latents_that_fire_rarely_get_larger_batches():

@@ -50,6 +50,16 @@ def test_the_loss_falls(rows):
     assert [record.epoch for record in history] == list(range(1, 11))
 
 
+@pytest.mark.parametrize("sizes", [(), (5,)])
+def test_atoms_keep_one_length(rows, sizes):
+    training = trainer(encoder_sizes=sizes, decoder_sizes=sizes)
+    start = training.model.dictionary.weight.detach().norm(dim=0)
+    training.fit(rows, EVERY, None, options())
+    lengths = training.model.dictionary.weight.detach().norm(dim=0)
+    torch.testing.assert_close(lengths, lengths.mean().expand(4))
+    assert not torch.allclose(lengths, start)
+
+
 def test_records_hold_the_parts_of_the_loss(rows):
     for record in trainer().fit(rows, EVERY, EVERY[:50], options(beta=0.5)):
         assert record.loss == pytest.approx(record.distortion + 0.5 * record.rate_slab)

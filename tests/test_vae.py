@@ -127,6 +127,40 @@ def test_beside_hidden_layers_the_atoms_are_the_filters(x):
     assert vae.multiply_adds_per_row >= 6 * 4
 
 
+def unequal(vae):
+    """Give the atoms lengths 0, 1, 2, 3."""
+    atoms = vae.dictionary.weight
+    atoms.data.copy_(nn.functional.normalize(atoms.data, dim=0) * torch.arange(4.0))
+    return atoms
+
+
+@pytest.mark.parametrize("decoder_sizes", [(), (5,)])
+def test_atoms_of_a_gated_model_are_brought_to_one_length(decoder_sizes):
+    vae = model(decoder_sizes=decoder_sizes)
+    atoms = unequal(vae)
+    before = nn.functional.normalize(atoms.detach(), dim=0)
+    vae.equalise_atoms_()
+    lengths = atoms.detach().norm(dim=0)
+    torch.testing.assert_close(lengths[1:], torch.full((3,), math.sqrt(14 / 4)))
+    assert lengths[0] == 0  # there is no direction to stretch
+    torch.testing.assert_close(nn.functional.normalize(atoms.detach(), dim=0), before)
+
+
+@pytest.mark.parametrize("changes", [{"spike_weight": 0.0}, {"posterior": "gaussian"}])
+def test_atoms_keep_their_lengths_where_no_gate_compares_them(changes):
+    vae = model(**changes)
+    before = unequal(vae).detach().clone()
+    vae.equalise_atoms_()
+    assert torch.equal(vae.dictionary.weight, before)
+
+
+def test_own_networks_keep_the_lengths_of_their_atoms():
+    own = SparseVAE(spec(), nn.Linear(6, 8), nn.Linear(4, 6))
+    before = unequal(own).detach().clone()
+    own.equalise_atoms_()
+    assert torch.equal(own.dictionary.weight, before)
+
+
 def test_own_networks_are_not_drawn_anew():
     own = SparseVAE(spec(), nn.Linear(6, 8), nn.Sequential(nn.Linear(4, 6)))
     before = {name: value.clone() for name, value in own.named_parameters()}
