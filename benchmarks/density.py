@@ -96,7 +96,7 @@ def binarised(seed: int) -> Iterator[None]:
 
 def fit(line: Density, data: DataSet, seed: int, epochs: int) -> SparseVAETransformer:
     """Fit on rows binarised anew in every batch."""
-    chosen = {"n_components": 50, "p": 0.8, "hidden_sizes": HIDDEN, **line.parameters}
+    chosen = {"n_components": 50, "p": 0.8, "hidden_sizes": HIDDEN, "beta": 1.0, **line.parameters}
     estimator = SparseVAETransformer(
         likelihood="bernoulli", max_iter=epochs, random_state=seed, device="cpu", **chosen
     )

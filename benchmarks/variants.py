@@ -436,7 +436,9 @@ VARIANTS: dict[str, Variant] = {
         trainer._AUXILIARY_WEIGHT,
         _constant(trainer, "_AUXILIARY_WEIGHT"),
     ),
-    **_values("weight decay", (0, 0.5, 3), defaults.WEIGHT_DECAY, _constant(defaults, "WEIGHT_DECAY")),
+    **_values(
+        "weight decay", (0, 0.5, 3), defaults.WEIGHT_DECAY, _constant(defaults, "WEIGHT_DECAY")
+    ),
     "learning rate / 3": learning_rate(1 / 3),
     "learning rate x 3": learning_rate(3),
     "learning rate constant after warm-up": Variant(
