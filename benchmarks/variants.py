@@ -307,8 +307,12 @@ def _mean(self: GatedNormal, *_: Any, **__: Any) -> Tensor:
     return self.mean
 
 
-def _as_they_are(_: SparseVAE) -> None:
-    """Leave the atoms' lengths to the gradient and the decay."""
+@torch.no_grad()
+def _to_one_length(self: SparseVAE) -> None:
+    """Scale all atoms to the root of their mean square."""
+    assert self.dictionary is not None
+    squares = self.dictionary.weight.square().sum(0)
+    self.dictionary.weight.mul_((squares.mean() / squares).sqrt())
 
 
 def _p_at_once(_: float) -> float:
@@ -415,9 +419,8 @@ VARIANTS: dict[str, Variant] = {
     "no noise": Variant({}, (_NO_NOISE,)),
     "p annealed: not": Variant({}, (replaced(trainer, "_annealed", _p_at_once),)),
     "p annealed: over half of training": Variant({}, (replaced(trainer, "_ANNEAL", 0.5),)),
-    "atoms: lengths of their own": Variant(
-        {}, (replaced(SparseVAE, "equalise_atoms_", _as_they_are),)
-    ),
+    "atoms: as short as they get": Variant({}, (replaced(vae, "_SHORTEST_ATOM", 0.0),)),
+    "atoms: of one length": Variant({}, (replaced(SparseVAE, "stretch_atoms_", _to_one_length),)),
     "start: filters on their own": Variant(
         {},
         (_UNTIED, replaced(SparseVAE, "_start_dictionary_", _start_filters_anew)),

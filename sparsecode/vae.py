@@ -35,6 +35,8 @@ MIN_SCALE = 1e-3
 _MAX_LOG_SCALE = 3.0
 _MIN_LOG_SCALE = -10.0
 _SCALE_DECAY = 0.9
+# Of the root mean square of the atoms' lengths.
+_SHORTEST_ATOM = 0.5
 # Filters are the atoms from so many latents for each feature on.
 _TIED_FROM = 0.5
 
@@ -227,18 +229,19 @@ class SparseVAE(nn.Module):
             encoder.loc.weight.copy_(directions.T)
 
     @torch.no_grad()
-    def equalise_atoms_(self) -> None:
-        """Scale the atoms of a gated model to one length, the root of their mean square.
+    def stretch_atoms_(self) -> None:
+        """Bring the shortest atoms of a gated model to half the root mean square of all lengths.
 
-        A score then says how far its latent moves the reconstruction, and one threshold suits all
-        latents. Networks of your own stay as they are.
+        Weight decay shrinks the atom of a latent that does not fire, and an atom that has faded
+        cannot be revived. Networks of your own stay as they are.
         """
         is_own = isinstance(self.encoder, CustomEncoder)
         if is_own or self.dictionary is None or not self.spec.is_gated:
             return
         atoms = self.dictionary.weight
         squares = atoms.square().sum(0)  # norm(dim=0) takes ten times as long
-        atoms.mul_((squares.mean() / squares.clamp(min=torch.finfo(atoms.dtype).tiny)).sqrt())
+        lengths = squares.clamp(min=torch.finfo(atoms.dtype).eps).sqrt()
+        atoms.mul_((_SHORTEST_ATOM * squares.mean().sqrt() / lengths).clamp(min=1.0))
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return x (n, d) centred and divided by ``input_scale``."""
