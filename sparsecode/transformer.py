@@ -320,7 +320,7 @@ class SparseVAETransformer(
         """
         start = self.model_ if self.warm_start and hasattr(self, "model_") else None
         rows = self._fit_rows(X, reset=start is None, ensure_min_samples=2)
-        plan = self._plan(rows, start)
+        plan = self._plan(rows, start, rows.n_rows)
         self.image_options_ = None
         listener = getattr(self, "_epoch_listener", None)
         with TrainingProgress(self.verbose, listener=listener) as progress:
@@ -349,7 +349,8 @@ class SparseVAETransformer(
         """
         is_first = not hasattr(self, "model_")
         rows = self._fit_rows(X, reset=is_first, ensure_min_samples=2 if is_first else 1)
-        plan = self._plan(rows, None if is_first else self.model_)
+        n_seen = 0 if is_first else sum(record.n_samples for record in self.history_)
+        plan = self._plan(rows, None if is_first else self.model_, n_seen + rows.n_rows)
         index = torch.arange(rows.n_rows, device=plan.device)
         if is_first:
             self.model_ = new_model(plan, rows, index)
@@ -423,7 +424,8 @@ class SparseVAETransformer(
             )
         return sparse.csr_array(X) if sparse.issparse(X) else X
 
-    def _plan(self, rows: Rows, start: SparseVAE | None) -> FitPlan:
+    def _plan(self, rows: Rows, start: SparseVAE | None, n_rows: int) -> FitPlan:
+        """Resolve the parameters; ``n_rows`` of a stream are those seen so far, these included."""
         image_shape = _image_shape(self.image_shape)
         if start is not None and isinstance(self.hidden_sizes, str):
             sizes = start.spec.encoder_sizes, start.spec.decoder_sizes
@@ -454,8 +456,8 @@ class SparseVAETransformer(
             learning_rate=resolve_learning_rate(
                 self.learning_rate, has_linear=is_flat and (spec.is_gated or not sizes[0])
             ),
-            weight_decay=resolve_weight_decay(self.posterior, rows.n_rows),
-            beta=resolve_beta(self.beta, self.posterior, self.p, rows.n_rows, rows.n_features),
+            weight_decay=resolve_weight_decay(self.posterior, n_rows),
+            beta=resolve_beta(self.beta, self.posterior, self.p, n_rows, rows.n_features),
             kl_samples=self.kl_samples if self.kl == "monte_carlo" else 0,
             max_time=self.max_time,
             n_iter_no_change=self.n_iter_no_change if self.early_stopping else None,

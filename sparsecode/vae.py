@@ -240,8 +240,8 @@ class SparseVAE(nn.Module):
             return
         atoms = self.dictionary.weight
         squares = atoms.square().sum(0)  # norm(dim=0) takes ten times as long
-        lengths = squares.clamp(min=torch.finfo(atoms.dtype).eps).sqrt()
-        atoms.mul_((_SHORTEST_ATOM * squares.mean().sqrt() / lengths).clamp(min=1.0))
+        stretch = _SHORTEST_ATOM**2 * squares.mean() / squares.clamp(min=torch.finfo().eps)
+        atoms.mul_(stretch.clamp(min=1.0).sqrt())
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return x (n, d) centred and divided by ``input_scale``."""

@@ -470,6 +470,15 @@ def test_partial_fit_learns_from_a_stream(make, digits):
     assert coder.history_[-1].n_samples == 1
 
 
+def test_the_rate_weighs_less_as_a_stream_goes_on(make, digits):
+    coder = make(batch_size=50)
+    betas = []
+    for start in range(0, 1000, 250):
+        record = coder.partial_fit(digits[start : start + 250]).history_[-1]
+        betas.append((record.loss - record.distortion) / record.rate_slab)
+    assert betas == pytest.approx([10 * 64 / n for n in (250, 500, 750, 1000)], rel=1e-3)
+
+
 def test_partial_fit_goes_on_from_fit(make, digits):
     coder = make().fit(digits[:500])
     before = coder.transform(digits[:20])
