@@ -1,9 +1,12 @@
 """Better values, and a better support, for codes that an encoder gave: same decoder, same L0.
 
 An encoder answers in one pass; what it leaves on the table can be had by a few steps on the
-decoder's own objective, the negative log joint density of the row and the open latents,
+decoder's own objective, the rate weighed by the least that ``beta="auto"`` gives it,
 
-    -log p(x | z) + sum over open latents of z_j² / 2.
+    -log p(x | z) + beta * sum over open latents of z_j² / 2,   beta = 0.1.
+
+A row's code is fitted to that row alone, so there is nothing to overfit; the second term keeps the
+values of nearly parallel atoms from growing against each other.
 
 A decoder of linear layers and ReLUs is linear between its kinks, so Gauss-Newton steps, each a
 least-squares problem on the support, are at the minimum after one or two.
@@ -18,6 +21,7 @@ from sparsecode.networks import DictionaryPlusHidden
 from sparsecode.vae import SparseVAE
 
 _TINY = 1e-12
+_BETA = 0.1
 # Rows solved at once: their systems are padded to the longest of them.
 _BLOCK = 256
 
@@ -80,8 +84,8 @@ class _Values:
         self.tangents = _Tangents(model.decoder)
 
     def objective(self, z: Tensor) -> Tensor:
-        """Negative log joint density (n,), up to a constant."""
-        return -self.model.decode(z).log_prob(self.x) + 0.5 * z.square().sum(1)
+        """Return what is minimised, (n,), up to a constant."""
+        return -self.model.decode(z).log_prob(self.x) + 0.5 * _BETA * z.square().sum(1)
 
     def gradient(self, z: Tensor) -> Tensor:
         """Gradient of the objective, (n, k)."""
@@ -134,10 +138,10 @@ def _solve(
     tangents: Tensor, score: Tensor, information: Tensor, z: Tensor, is_open: Tensor
 ) -> Tensor:
     """One Gauss-Newton step (n, l) for l values of each row, 0 for the padding."""
-    # The identity is the prior's precision, and makes padded systems solvable.
-    identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    curvature = (tangents * information[:, None]) @ tangents.mT + identity
-    right = tangents @ score[:, :, None] - (z * is_open)[:, :, None]
+    # The prior's precision, which makes padded systems solvable, too.
+    precision = _BETA * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    curvature = (tangents * information[:, None]) @ tangents.mT + precision
+    right = tangents @ score[:, :, None] - _BETA * (z * is_open)[:, :, None]
     return torch.cholesky_solve(right, torch.linalg.cholesky(curvature)).squeeze(2) * is_open
 
 

@@ -538,7 +538,7 @@ class SparseVAETransformer(
         """Codes of smaller reconstruction error at the same number of non-zeros.
 
         ``transform`` is one pass of the encoder. This goes on from there on the decoder's own
-        objective, -log p(x | z) + z²/2: first over the values, then, if asked for, over the
+        objective, -log p(x | z) + .1 z²/2: first over the values, then, if asked for, over the
         support. Each row depends on that row alone, and no row gets worse.
 
         Parameters
