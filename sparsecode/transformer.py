@@ -615,7 +615,8 @@ class SparseVAETransformer(
 
         The cost of the gate is included, so that bounds of different ``p`` can be compared. Gates
         are drawn with :meth:`inclusion_proba`, values from the posterior; the draws are the same
-        for every row and every call. It is a bound whatever ``beta`` was; with 1 it is what training raised.
+        for every row and every call. It is a bound whatever ``beta`` was; with 1 it is what
+        training raised.
 
         Parameters
         ----------
