@@ -24,8 +24,8 @@ _DENSE, _RARE_BATCH = 0.05, 1024
 _STEPS_PER_EPOCH = 4000
 # Fewer rows than this want a linear decoder.
 _MANY_ROWS = 12_000
-# With so many rows for each feature, the ELBO generalises best; more rows want less weight on the
-# rate, fewer want more, within limits.
+# With so many rows for each feature beta is 1, the ELBO; more rows want less weight on the rate,
+# fewer want more, within limits.
 _ROWS_PER_FEATURE, _MIN_BETA, _MAX_BETA = 10, 0.1, 3.0
 USAGE_BALANCE = 0.2
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small. Without

@@ -21,6 +21,7 @@ from sparsecode.networks import DictionaryPlusHidden
 from sparsecode.vae import SparseVAE
 
 _TINY = 1e-12
+# The least that "auto" gives, `sparsecode.defaults`.
 _BETA = 0.1
 # Rows solved at once: their systems are padded to the longest of them.
 _BLOCK = 256

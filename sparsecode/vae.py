@@ -232,8 +232,8 @@ class SparseVAE(nn.Module):
     def stretch_atoms_(self) -> None:
         """Bring the shortest atoms of a gated model to half the root mean square of all lengths.
 
-        Weight decay shrinks the atom of a latent that does not fire, and an atom that has faded
-        cannot be revived. Networks of your own stay as they are.
+        Weight decay shrinks the atom of a latent that does not fire, and under a tied encoder its
+        mean as well. Networks of your own stay as they are.
         """
         is_own = isinstance(self.encoder, CustomEncoder)
         if is_own or self.dictionary is None or not self.spec.is_gated:
