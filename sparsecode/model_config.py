@@ -79,6 +79,7 @@ _POSTERIOR = _one_of("spike_slab", "gaussian")
 _PRIOR = _one_of("spike_slab", "normal", "laplace")
 _LIKELIHOOD = _one_of("bernoulli", "continuous_bernoulli", "gaussian")
 
+_ROWS_SEEN = "n_samples_seen"
 _CONFIG = {
     "format": _one_of(FORMAT),
     "format_version": _integer(FORMAT_VERSION, FORMAT_VERSION),
@@ -90,6 +91,7 @@ _CONFIG = {
     "unit_interval": _BOOLEAN,
     "density": _number(0, 1),
     "n_iter": _integer(0),
+    _ROWS_SEEN: _integer(0),
     "history": _list_of(_OBJECT, 0, MAX_ITEMS),
     "custom_networks": _BOOLEAN,
     "images": _either(_NONE, _OBJECT),
@@ -181,14 +183,17 @@ def parse_config(text: str, parameters: Collection[str] = PARAMETERS) -> dict[st
             f"sparsecode reads version {FORMAT_VERSION}"
         )
     digest = config.pop("config_sha256", None)  # files from before there was one have none
-    _check(config, _CONFIG, "configuration")
+    # Neither do they have the count of rows seen.
+    rules = {name: rule for name, rule in _CONFIG.items() if name != _ROWS_SEEN or name in config}
+    _check(config, rules, "configuration")
     if digest not in (None, config_sha256(config)):
         raise ValueError("it is damaged: the configuration does not have the stored hash")
     _check(config["spec"], _SPEC, "spec")
-    rules = {name: _PARAMETERS.get(name, _ANYTHING) for name in parameters}
-    _check(config["parameters"], rules, "parameters")
+    wanted = {name: _PARAMETERS.get(name, _ANYTHING) for name in parameters}
+    _check(config["parameters"], wanted, "parameters")
     for record in config["history"]:
         _check(record, _EPOCH, "history")
+    config.setdefault(_ROWS_SEEN, sum(record["n_samples"] for record in config["history"]))
     _check_sizes(config)
     return config
 

@@ -80,6 +80,7 @@ def save_transformer(transformer: "SparseVAETransformer", path: str | PathLike[s
         "unit_interval": transformer._unit_interval,
         "density": transformer.density_,
         "n_iter": transformer.n_iter_,
+        "n_samples_seen": transformer.n_samples_seen_,
         "history": [dataclasses.asdict(record) for record in transformer.history_[-_MAX_HISTORY:]],
         "custom_networks": transformer.encoder is not None,
         "images": transformer.image_options_,
@@ -276,6 +277,7 @@ def _set_attributes(transformer: "SparseVAETransformer", config: dict[str, Any])
     transformer._unit_interval = config["unit_interval"]
     transformer.density_ = float(config["density"])
     transformer.n_iter_ = config["n_iter"]
+    transformer.n_samples_seen_ = config["n_samples_seen"]
     transformer.history_ = [EpochRecord(**record) for record in config["history"]]
     transformer.image_options_ = config["images"]
     transformer._trainer = None

@@ -95,8 +95,8 @@ class SparseVAETransformer(
         Draws of the Monte Carlo KL.
     beta : "auto" or float, default="auto"
         Weight of the rate in the loss. 1 maximises the ELBO: take it for densities and samples.
-        "auto" is for codes: 10 n_features / n_samples within [.1, 3] for the gated posterior with
-        p > 0, and 1 otherwise.
+        "auto" is for codes: (10 n_features / n_samples)² within [.01, 3] for the gated posterior
+        with p > 0, and 1 otherwise.
     image_shape : tuple of int, default=None
         (H, W) or (H, W, C): rows are images of this shape, flattened in NumPy's order, and the
         networks are convolutional.
@@ -151,6 +151,8 @@ class SparseVAETransformer(
         dead, seconds.
     n_iter_ : int
         Epochs trained.
+    n_samples_seen_ : int
+        Rows of the last ``fit``, and of every ``partial_fit`` since.
     likelihood_ : str
         The likelihood in use.
     components_ : ndarray of shape (n_components, n_features_in_)
@@ -225,6 +227,7 @@ class SparseVAETransformer(
 
     model_: SparseVAE
     history_: list[EpochRecord]
+    n_samples_seen_: int
     image_options_: dict[str, Any] | None
     _trainer: Trainer | None
     _epoch_listener: Callable[[EpochRecord], None] | None
@@ -326,7 +329,7 @@ class SparseVAETransformer(
         with TrainingProgress(self.verbose, listener=listener) as progress:
             result = fit_model(plan, rows, start, progress)
         self.model_, self.history_, self.density_ = result.model, result.history, result.density
-        self.n_iter_ = len(self.history_)
+        self.n_iter_, self.n_samples_seen_ = len(self.history_), rows.n_rows
         self._trainer = None
         return self
 
@@ -349,8 +352,8 @@ class SparseVAETransformer(
         """
         is_first = not hasattr(self, "model_")
         rows = self._fit_rows(X, reset=is_first, ensure_min_samples=2 if is_first else 1)
-        n_seen = 0 if is_first else sum(record.n_samples for record in self.history_)
-        plan = self._plan(rows, None if is_first else self.model_, n_seen + rows.n_rows)
+        n_seen = rows.n_rows + (0 if is_first else self.n_samples_seen_)
+        plan = self._plan(rows, None if is_first else self.model_, n_seen)
         index = torch.arange(rows.n_rows, device=plan.device)
         if is_first:
             self.model_ = new_model(plan, rows, index)
@@ -359,7 +362,7 @@ class SparseVAETransformer(
         trainer = getattr(self, "_trainer", None) or new_trainer(plan, self.model_)
         options = replace(plan.options, n_epochs=1, constant=True, n_iter_no_change=None)
         self.history_ = self.history_ + trainer.fit(rows, index, None, options)
-        self._trainer = trainer
+        self._trainer, self.n_samples_seen_ = trainer, n_seen
         if self.history_:  # empty after Ctrl-C in the first chunk
             self.density_ = self.history_[-1].density
         self.n_iter_ = len(self.history_)

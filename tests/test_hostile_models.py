@@ -73,10 +73,15 @@ def test_the_message_says_what_is_wrong(tmp_path, good, name, message):
         SparseVAETransformer.load(tmp_path / "model.safetensors")
 
 
-def test_a_file_from_before_the_configuration_had_a_hash_is_read(tmp_path, good):
+def test_a_file_of_the_first_format_is_read(tmp_path, good):
+    def remove(config):
+        del config["config_sha256"], config["n_samples_seen"]
+
     path = tmp_path / "model.safetensors"
-    path.write_bytes(rewritten(good, lambda config: config.pop("config_sha256")))
+    path.write_bytes(rewritten(good, remove))
     assert verify_model(path) == []
+    loaded = SparseVAETransformer.load(path)
+    assert loaded.n_samples_seen_ == sum(record.n_samples for record in loaded.history_)
 
 
 def test_own_networks_that_a_file_only_claims_are_asked_for(tmp_path, good):
