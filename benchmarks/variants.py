@@ -307,6 +307,14 @@ def _mean(self: GatedNormal, *_: Any, **__: Any) -> Tensor:
     return self.mean
 
 
+@torch.no_grad()
+def _to_one_length(self: SparseVAE) -> None:
+    """Scale all atoms to the root of their mean square."""
+    assert self.dictionary is not None
+    squares = self.dictionary.weight.square().sum(0)
+    self.dictionary.weight.mul_((squares.mean() / squares).sqrt())
+
+
 def _p_at_once(_: float) -> float:
     return 1.0
 
@@ -407,10 +415,12 @@ VARIANTS: dict[str, Variant] = {
     "likelihood: Bernoulli": Variant({"likelihood": "bernoulli"}),
     "likelihood: continuous Bernoulli": Variant({"likelihood": "continuous_bernoulli"}),
     "beta 0, no noise: autoencoder": Variant({"beta": 0.0}, (_NO_NOISE,)),
-    **_values("beta", (0.1, 0.3, 1, 3), _BETA, lambda beta: Variant({"beta": float(beta)})),
+    **_values("beta", (0.03, 0.4, 1, 3), _BETA, lambda beta: Variant({"beta": float(beta)})),
     "no noise": Variant({}, (_NO_NOISE,)),
     "p annealed: not": Variant({}, (replaced(trainer, "_annealed", _p_at_once),)),
     "p annealed: over half of training": Variant({}, (replaced(trainer, "_ANNEAL", 0.5),)),
+    "atoms: as short as they get": Variant({}, (replaced(vae, "_SHORTEST_ATOM", 0.0),)),
+    "atoms: of one length": Variant({}, (replaced(SparseVAE, "stretch_atoms_", _to_one_length),)),
     "start: filters on their own": Variant(
         {},
         (_UNTIED, replaced(SparseVAE, "_start_dictionary_", _start_filters_anew)),

@@ -26,7 +26,7 @@ _STEPS_PER_EPOCH = 4000
 _MANY_ROWS = 12_000
 # With so many rows for each feature beta is 1, the ELBO; more rows want less weight on the rate,
 # fewer want more, within limits.
-_ROWS_PER_FEATURE, _MIN_BETA, _MAX_BETA = 10, 0.01, 3.0
+_ROWS_PER_FEATURE, _MIN_BETA, _MAX_BETA = 10, 0.1, 3.0
 USAGE_BALANCE = 0.2
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small. Without
 # a gate that trains, the decay counts like so many rows, and the more there are, the less it does.
@@ -84,12 +84,12 @@ def resolve_hidden_sizes(
 def resolve_beta(
     beta: str | float, posterior: PosteriorName, p: float, n_rows: int, n_features: int
 ) -> float:
-    """(10 d / n)² within [.01, 3] for the gated posterior; 1, the ELBO, for everything else."""
+    """10 d / n within [.1, 3] for the gated posterior; 1, the ELBO, for everything else."""
     if not isinstance(beta, str):
         return float(beta)
     if posterior == "gaussian" or p == 0:
         return 1.0
-    return min(_MAX_BETA, max(_MIN_BETA, (_ROWS_PER_FEATURE * n_features / n_rows) ** 2))
+    return min(_MAX_BETA, max(_MIN_BETA, _ROWS_PER_FEATURE * n_features / n_rows))
 
 
 def resolve_batch_size(batch_size: str | int, n_rows: int, density: float) -> int:

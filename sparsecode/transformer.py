@@ -95,8 +95,8 @@ class SparseVAETransformer(
         Draws of the Monte Carlo KL.
     beta : "auto" or float, default="auto"
         Weight of the rate in the loss. 1 maximises the ELBO: take it for densities and samples.
-        "auto" is for codes: (10 n_features / n_samples)² within [.01, 3] for the gated posterior
-        with p > 0, and 1 otherwise.
+        "auto" is for codes: 10 n_features / n_samples within [.1, 3] for the gated posterior with
+        p > 0, and 1 otherwise.
     image_shape : tuple of int, default=None
         (H, W) or (H, W, C): rows are images of this shape, flattened in NumPy's order, and the
         networks are convolutional.

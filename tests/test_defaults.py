@@ -48,7 +48,7 @@ def test_hidden_sizes():
 def test_the_rate_weighs_the_less_the_more_rows_there_are_for_each_feature():
     rows = (10, 4000, 7840, 20_000, 60_000, 10**6)
     betas = [resolve_beta("auto", "spike_slab", 0.8, n, 784) for n in rows]
-    assert betas == pytest.approx([3, 3, 1, 0.154, 0.0171, 0.01], rel=0.01)
+    assert betas == pytest.approx([3, 1.96, 1, 0.392, 0.131, 0.1], rel=0.01)
     # A narrow table of as many rows has rows enough.
     assert resolve_beta("auto", "spike_slab", 0.8, 150, 13) < 1
     assert resolve_beta(0, "spike_slab", 0.8, 10, 784) == 0

@@ -476,7 +476,7 @@ def test_the_rate_weighs_less_as_a_stream_goes_on(make, digits):
     for start in range(0, 1000, 250):
         record = coder.partial_fit(digits[start : start + 250]).history_[-1]
         betas.append((record.loss - record.distortion) / record.rate_slab)
-    assert betas == pytest.approx([min(3, (640 / n) ** 2) for n in (250, 500, 750, 1000)], rel=1e-3)
+    assert betas == pytest.approx([10 * 64 / n for n in (250, 500, 750, 1000)], rel=1e-3)
     # Epochs of a fit do not count as rows.
     coder.fit(digits[:600])
     assert coder.partial_fit(digits[600:1000]).n_samples_seen_ == 1000
