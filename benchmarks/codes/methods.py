@@ -115,7 +115,7 @@ _ALL = (
         "NMF",
         "classical",
         sklearn_peers.fit_nmf,
-        grid={"alpha": (0.0, 1e-4, 1e-3), "steps": (5,)},
+        grid={"alpha": (0.0, 1e-4, 1e-3), "steps": (50,)},
     ),
     *_pair("pca", "PCA", "classical", sklearn_peers.fit_pca, has_seeds=False),
     Method("untrained", "sparsecode, untrained", "baseline", ours.fit_untrained),

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.decomposition import (
+    NMF,
     PCA,
     MiniBatchDictionaryLearning,
-    MiniBatchNMF,
     MiniBatchSparsePCA,
     sparse_encode,
 )
@@ -171,19 +171,15 @@ def fit_sparse_pca(task: Task, *, alpha: float, steps: int) -> LinearCoder:
 
 @remember_last
 def fit_nmf(task: Task, *, alpha: float, steps: int) -> LinearCoder:
-    """Fit the NMF of A. Lefèvre, F. Bach and C. Févotte (2011), "Online algorithms for NMF".
+    """Fit NMF by coordinate descent, ``steps`` rounds over all rows, which are in [0, 1].
 
-    Rows are in [0, 1], not centred; ``steps`` passes over them.
+    A. Cichocki and A. Phan (2009), "Fast local algorithms for large scale nonnegative matrix and
+    tensor factorizations". On mini-batches the error was more than twice as large.
     """
     begin = time.perf_counter()
     fit_rows, _ = task.split()
-    model = MiniBatchNMF(
-        task.k,
-        batch_size=1024,
-        alpha_W=alpha,
-        max_iter=steps,
-        max_no_improvement=None,
-        random_state=task.seed,
+    model = NMF(
+        task.k, init="nndsvda", alpha_W=alpha, max_iter=steps, tol=0, random_state=task.seed
     )
     with quiet():
         model.fit(unit_float(fit_rows))
