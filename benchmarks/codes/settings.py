@@ -57,6 +57,9 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         "dictionary": {
             Point(512, 26): {"alpha": 1.0, "steps": 200},
         },
+        "nmf": {
+            Point(64, 13): {"alpha": 0.0001, "steps": 50},
+        },
         "sparse_pca": {
             Point(64, 13): {"alpha": 0.3, "steps": 5},
         },

@@ -178,9 +178,9 @@ def fit_nmf(task: Task, *, alpha: float, steps: int) -> LinearCoder:
     """
     begin = time.perf_counter()
     fit_rows, _ = task.split()
-    model = NMF(
-        task.k, init="nndsvda", alpha_W=alpha, max_iter=steps, tol=0, random_state=task.seed
-    )
+    # A start by singular vectors has no more of them than there are features.
+    start = "nndsvda" if task.k <= min(fit_rows.shape) else "random"
+    model = NMF(task.k, init=start, alpha_W=alpha, max_iter=steps, tol=0, random_state=task.seed)
     with quiet():
         model.fit(unit_float(fit_rows))
     return LinearCoder(model, 0.0, 1.0, time.perf_counter() - begin)
