@@ -183,7 +183,7 @@ def parse_config(text: str, parameters: Collection[str] = PARAMETERS) -> dict[st
             f"sparsecode reads version {FORMAT_VERSION}"
         )
     digest = config.pop("config_sha256", None)  # files from before there was one have none
-    # Neither do they have the count of rows seen.
+    # Nor do files from before rows were counted have the count.
     rules = {name: rule for name, rule in _CONFIG.items() if name != _ROWS_SEEN or name in config}
     _check(config, rules, "configuration")
     if digest not in (None, config_sha256(config)):
