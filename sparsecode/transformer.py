@@ -352,7 +352,9 @@ class SparseVAETransformer(
         """
         is_first = not hasattr(self, "model_")
         rows = self._fit_rows(X, reset=is_first, ensure_min_samples=2 if is_first else 1)
-        n_seen = rows.n_rows + (0 if is_first else self.n_samples_seen_)
+        if is_first:
+            self.n_samples_seen_ = 0
+        n_seen = self.n_samples_seen_ + rows.n_rows
         plan = self._plan(rows, None if is_first else self.model_, n_seen)
         index = torch.arange(rows.n_rows, device=plan.device)
         if is_first:

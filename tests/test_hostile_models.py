@@ -3,7 +3,7 @@
 import hostile_limits
 import hostile_models
 import pytest
-from hostile_models import CONFIGURATIONS, KINDS, Runs, rewritten, small_model
+from hostile_models import CONFIGURATIONS, KINDS, Runs, config_hash, rewritten, small_model
 
 from sparsecode import SparseVAETransformer
 from sparsecode.errors import ModelFormatError, NoInputError, RefusedError
@@ -73,9 +73,12 @@ def test_the_message_says_what_is_wrong(tmp_path, good, name, message):
         SparseVAETransformer.load(tmp_path / "model.safetensors")
 
 
-def test_a_file_of_the_first_format_is_read(tmp_path, good):
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_a_file_from_before_rows_were_counted_is_read(tmp_path, good, has_hash):
     def remove(config):
         del config["config_sha256"], config["n_samples_seen"]
+        if has_hash:
+            config["config_sha256"] = config_hash(config)
 
     path = tmp_path / "model.safetensors"
     path.write_bytes(rewritten(good, remove))

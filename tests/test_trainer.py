@@ -236,6 +236,13 @@ def test_an_interrupted_stream_keeps_the_model(make):
     assert coder.transform(X).shape == (60, 3)
 
 
+def test_a_stream_goes_on_after_an_error_in_its_first_chunk(make):
+    coder = own(make, call=1, error=RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        coder.partial_fit(X)
+    assert coder.partial_fit(X).n_samples_seen_ == 60
+
+
 def test_an_interrupt_while_calibrating_keeps_p_on_the_training_rows(make):
     # 2 epochs of 2 steps train the model, which then holds call 5: in the first fold.
     class Interrupts(nn.Linear):
