@@ -391,6 +391,7 @@ CONFIGURATIONS: dict[str, Make] = {
     "unit_interval of one": put("unit_interval", value=1),
     "density of two": put("density", value=2),
     "n_iter below zero": put("n_iter", value=-1),
+    "n_samples_seen below zero": put("n_samples_seen", value=-1),
     "history that is an object": put(HISTORY, value={}),
     "history of numbers": put(HISTORY, value=[1]),
     "history without a key": drop(HISTORY, 0, "loss"),
