@@ -353,10 +353,11 @@ def hidden(
     against: str = "default",
 ) -> Variant:
     """Lay other hidden units beside a linear map."""
-    wanted = {"_ENCODER_HIDDEN": encoder, "_HIDDEN": decoder}
-    patches = [
-        replaced(defaults, name, sizes) for name, sizes in wanted.items() if sizes is not None
-    ]
+    patches = []
+    if encoder is not None:
+        patches.append(replaced(defaults, "beside_filters", lambda _: encoder))
+    if decoder is not None:
+        patches.append(replaced(defaults, "_HIDDEN", decoder))
     return Variant({}, tuple(patches), against)
 
 

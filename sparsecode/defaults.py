@@ -31,8 +31,10 @@ USAGE_BALANCE = 0.2
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small. Without
 # a gate that trains, the decay counts like so many rows, and the more there are, the less it does.
 WEIGHT_DECAY, _DECAY_ROWS = 1.0, 6_000
-# Beside a gated encoder's filters, and everywhere else.
-_ENCODER_HIDDEN, _HIDDEN = (128,), (512,)
+# Everywhere but in a gated encoder, which has so many units in all, filters and hidden ones: the
+# fewer filters, the more hidden units pay.
+_HIDDEN = (512,)
+_ENCODER_UNITS, _FEWEST_HIDDEN = 640, 128
 
 
 def resolve_likelihood(likelihood: str, rows: Rows) -> LikelihoodName:
@@ -64,6 +66,7 @@ def resolve_hidden_sizes(
     posterior: PosteriorName,
     image_shape: ImageShape | None,
     n_rows: int,
+    n_latents: int,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Widths of encoder and decoder: mirrored where given.
 
@@ -78,7 +81,15 @@ def resolve_hidden_sizes(
         return (), ()
     if posterior == "gaussian":
         return _HIDDEN, _HIDDEN
-    return (_ENCODER_HIDDEN, _HIDDEN) if n_rows >= _MANY_ROWS else ((), ())
+    return (beside_filters(n_latents), _HIDDEN) if n_rows >= _MANY_ROWS else ((), ())
+
+
+def beside_filters(n_latents: int) -> tuple[int, ...]:
+    """Widths of the hidden layers beside the filters of a gated encoder.
+
+    With few latents it then costs no more than with 512.
+    """
+    return (max(_FEWEST_HIDDEN, _ENCODER_UNITS - n_latents),)
 
 
 def resolve_beta(

@@ -436,7 +436,7 @@ class SparseVAETransformer(
             sizes = start.spec.encoder_sizes, start.spec.decoder_sizes
         else:
             sizes = resolve_hidden_sizes(
-                self.hidden_sizes, self.posterior, image_shape, rows.n_rows
+                self.hidden_sizes, self.posterior, image_shape, rows.n_rows, self.n_components
             )
         spec = ModelSpec(
             n_features=rows.n_features,

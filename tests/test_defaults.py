@@ -36,13 +36,22 @@ def test_data_out_of_range_are_refused_with_a_remedy(name, low, high):
     assert likelihood("gaussian", [[low, high]]) == "gaussian"
 
 
+def hidden_sizes(asked="auto", posterior="spike_slab", image_shape=None, n_rows=60_000, k=512):
+    return resolve_hidden_sizes(asked, posterior, image_shape, n_rows, k)
+
+
 def test_hidden_sizes():
-    assert resolve_hidden_sizes("auto", "spike_slab", None, 60_000) == ((128,), (512,))
-    assert resolve_hidden_sizes("auto", "spike_slab", None, 1_000) == ((), ())
-    assert resolve_hidden_sizes("auto", "gaussian", None, 1_000) == ((512,), (512,))
-    assert resolve_hidden_sizes("auto", "gaussian", (8, 8), 60_000) == ((), ())
-    assert resolve_hidden_sizes(np.array([3, 2]), "gaussian", None, 9) == ((3, 2), (2, 3))
-    assert resolve_hidden_sizes((), "spike_slab", None, 60_000) == ((), ())
+    assert hidden_sizes() == ((128,), (512,))
+    assert hidden_sizes(n_rows=1_000) == ((), ())
+    assert hidden_sizes(posterior="gaussian", n_rows=1_000) == ((512,), (512,))
+    assert hidden_sizes(posterior="gaussian", image_shape=(8, 8)) == ((), ())
+    assert hidden_sizes(np.array([3, 2]), "gaussian", n_rows=9) == ((3, 2), (2, 3))
+    assert hidden_sizes(()) == ((), ())
+
+
+def test_an_encoder_of_few_filters_has_more_hidden_units():
+    widths = [hidden_sizes(k=k)[0] for k in (64, 256, 511, 512, 4096)]
+    assert widths == [(576,), (384,), (129,), (128,), (128,)]
 
 
 def test_the_rate_weighs_the_less_the_more_rows_there_are_for_each_feature():

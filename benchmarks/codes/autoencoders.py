@@ -171,7 +171,7 @@ class BatchTopKHidden(BatchTopK):
 
     def __init__(self, n_features: int, k: int, l0: int) -> None:
         super().__init__(n_features, k, l0)
-        (encoder,), (decoder,) = resolve_hidden_sizes("auto", "spike_slab", None, 60_000)
+        (encoder,), (decoder,) = resolve_hidden_sizes("auto", "spike_slab", None, 60_000, k)
         self.beside_encoder = mlp(n_features, encoder, k)
         self.beside_decoder = mlp(k, decoder, n_features)
         for beside in (self.beside_encoder, self.beside_decoder):

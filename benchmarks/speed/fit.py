@@ -41,7 +41,7 @@ from sparsecode.vae import SparseVAE
 
 K, L0 = 512, 26
 P = 1 - L0 / K
-HIDDEN = resolve_hidden_sizes("auto", "spike_slab", None, 60_000)
+HIDDEN = resolve_hidden_sizes("auto", "spike_slab", None, 60_000, K)
 _LONGEST = 16
 _BATCHES = 200
 _EPOCH_ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)

@@ -176,7 +176,7 @@ def test_objective():
 
 def test_schedules():
     density = {
-        name: fit(name).history_[-1].density
+        name: fit(name).history_[0].density
         for name in ("default", *(n for n in VARIANTS if n.startswith("p annealed")))
     }
     assert density["p annealed: not"] < density["default"]

@@ -125,7 +125,7 @@ def test_in_our_network_batch_topk_starts_as_it_is_and_has_our_sizes():
     torch.testing.assert_close(ours.pre(x), plain.pre(x))
     torch.testing.assert_close(ours.decode(ours.pre(x)), plain.decode(plain.pre(x)))
     sizes = ours.beside_encoder[0].out_features, ours.beside_decoder[0].out_features
-    assert ((sizes[0],), (sizes[1],)) == resolve_hidden_sizes("auto", "spike_slab", None, 60_000)
+    assert ((sizes[0],), (sizes[1],)) == resolve_hidden_sizes("auto", "spike_slab", None, 60_000, K)
 
 
 def test_auxiliary_loss_lets_the_best_dead_latents_explain_the_error():
