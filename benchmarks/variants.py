@@ -389,8 +389,8 @@ VARIANTS: dict[str, Variant] = {
     f"gate gradient: rectangle, width {KERNEL_WIDTH:g}": Variant({}, (gate_of(RectangleGate),)),
     "encoder: untied": Variant({}, (_UNTIED,)),
     "encoder: dictionary alone": hidden(encoder=()),
-    "encoder: 32 hidden units": hidden(encoder=(32,)),
-    "encoder: 512 hidden units": hidden(encoder=(512,)),
+    # The default has 128 from 512 latents on.
+    **{f"encoder: {n} hidden units": hidden(encoder=(n,)) for n in (32, 128, 256, 512)},
     "encoder: hidden units alone": Variant(
         {"learning_rate": defaults.resolve_learning_rate("auto", has_linear=False)},
         (replaced(vae, "_encoder", _hidden_alone),),

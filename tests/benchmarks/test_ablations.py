@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.ablations import cells, fitted, measure, selected
+from benchmarks import ablations
+from benchmarks.ablations import cells, fitted, measure, selected, tables, validation
 from benchmarks.codes.protocol import Point
 from benchmarks.common import DataSet, row_l0
 from benchmarks.variants import (
@@ -247,6 +248,34 @@ def test_a_row_and_its_line_of_the_table():
     error = abs(deltas[0] - deltas[1]) / 2
     assert line["Δ MSE"] == f"{np.mean(deltas):+.5f} ± {error:.5f}"
     assert cells("default", rows)["Δ MSE"] == ""
+
+
+def test_each_point_and_data_set_has_its_table():
+    rows = [
+        {"data": data, "k": k, "l0_asked": 2, "variant": name, "seed": 0, "mse": k / 1e4}
+        for data in ("images", "images, validation rows")
+        for k in (16, 32)
+        for name in ("usage balance 0", "default")
+    ]
+    made = tables(rows)
+    assert list(made) == [
+        f"{data}, {k} latents, 2 non-zeros"
+        for data in ("images", "images, validation rows")
+        for k in (16, 32)
+    ]
+    lines = made["images, 32 latents, 2 non-zeros"]
+    assert [line["variant"] for line in lines] == ["default", "usage balance 0"]
+    assert lines[0]["MSE"] == "0.00320"
+
+
+def test_validation_rows_were_not_trained_on():
+    with patch.object(ablations, "VALIDATION_ROWS", 150):
+        held_out = validation(data())
+    assert held_out.name != data().name
+    assert (len(held_out.train), len(held_out.test)) == (N - 150, 150)
+    assert np.array_equal(np.concatenate([held_out.train, held_out.test]), data().train)
+    labels = np.concatenate([held_out.train_labels, held_out.test_labels])
+    assert np.array_equal(labels, data().train_labels)
 
 
 def test_a_selection_brings_what_it_is_compared_with():
