@@ -106,8 +106,8 @@ class SparseVAETransformer(
     hidden_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers of the encoder, and of the decoder in reverse; () is linear.
         With "spike_slab" both keep a linear map beside their hidden layers; "auto" is () below
-        12,000 rows, and from there on 128 units in the encoder and 512 in the decoder. For
-        "gaussian" it is (512,).
+        12,000 rows, and from there on 512 units in the decoder and ``640 - n_components``, at
+        least 128, in the encoder. For "gaussian" it is (512,).
     max_iter : "auto" or int, default="auto"
         Epochs. "auto" makes about 3,000 steps, in 1 to 50 epochs.
     batch_size : "auto" or int, default="auto"
