@@ -46,6 +46,8 @@ _DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 _INVERSE = ((512, 0.1), (512, 0.05), (512, 0.02), (4_096, 0.05), (4_096, 0.01))
 # Few enough that the largest number of latents takes seconds, not minutes.
 _LATENT_ROWS = 2_048
+# From so many rows on the default has hidden units beside its dictionary.
+_HIDDEN_FROM = 12_000
 _OMP_ROWS = 1_000
 _CHUNK = 4_096
 Rows = NDArray[Any]
@@ -191,8 +193,9 @@ def by_rows(args: argparse.Namespace, file: RowFile) -> None:
 
 def by_latents(args: argparse.Namespace, file: RowFile) -> None:
     """Against latents, 5 % open."""
-    train = load_mnist(args.data_dir).train[:_LATENT_ROWS]
-    _along(args, file, "latents", _LATENTS, lambda k: (quick_fit(train, k, 0.95), train))
+    train = load_mnist(args.data_dir).train[:_HIDDEN_FROM]
+    rows = train[:_LATENT_ROWS]
+    _along(args, file, "latents", _LATENTS, lambda k: (quick_fit(train, k, 0.95), rows))
 
 
 def by_density(args: argparse.Namespace, file: RowFile) -> None:
@@ -253,9 +256,8 @@ def inverse(args: argparse.Namespace, file: RowFile) -> None:
 
 
 def _inverse(train: Rows, k: int, density: float, rounds: int) -> Row:
-    # From 12,000 rows on the default decoder has hidden units beside its dictionary.
-    estimator = quick_fit(train[:12_000], k, 1 - density)
-    codes = estimator.transform(train[12_000 : 12_000 + 4 * _CHUNK])
+    estimator = quick_fit(train[:_HIDDEN_FROM], k, 1 - density)
+    codes = estimator.transform(train[_HIDDEN_FROM : _HIDDEN_FROM + 4 * _CHUNK])
     dense = codes.toarray()
     timings = in_turn(
         {
