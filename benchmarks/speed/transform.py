@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from benchmarks.speed.timing import (
     spread,
     wanted,
 )
-from sparsecode import SparseVAETransformer
+from sparsecode import SparseVAETransformer, defaults
 from sparsecode.coding import rows_at_once
 from sparsecode.networks import CustomEncoder
 from sparsecode.vae import SparseVAE
@@ -193,9 +194,9 @@ def by_rows(args: argparse.Namespace, file: RowFile) -> None:
 
 def by_latents(args: argparse.Namespace, file: RowFile) -> None:
     """Against latents, 5 % open."""
-    train = load_mnist(args.data_dir).train[:_HIDDEN_FROM]
-    rows = train[:_LATENT_ROWS]
-    _along(args, file, "latents", _LATENTS, lambda k: (quick_fit(train, k, 0.95), rows))
+    train = load_mnist(args.data_dir).train[:_LATENT_ROWS]
+    with patch.object(defaults, "_MANY_ROWS", 0):  # the network of many rows
+        _along(args, file, "latents", _LATENTS, lambda k: (quick_fit(train, k, 0.95), train))
 
 
 def by_density(args: argparse.Namespace, file: RowFile) -> None:
