@@ -431,16 +431,16 @@ class SparseVAETransformer(
 
     def _plan(self, rows: Rows, start: SparseVAE | None, n_rows: int) -> FitPlan:
         """Resolve the parameters; ``n_rows`` of a stream are those seen so far, these included."""
-        image_shape = _image_shape(self.image_shape)
+        image_shape, n_latents = _image_shape(self.image_shape), int(self.n_components)
         if start is not None and isinstance(self.hidden_sizes, str):
             sizes = start.spec.encoder_sizes, start.spec.decoder_sizes
         else:
             sizes = resolve_hidden_sizes(
-                self.hidden_sizes, self.posterior, image_shape, rows.n_rows, self.n_components
+                self.hidden_sizes, self.posterior, image_shape, rows.n_rows, n_latents
             )
         spec = ModelSpec(
             n_features=rows.n_features,
-            n_latents=int(self.n_components),
+            n_latents=n_latents,
             spike_weight=float(self.p),
             posterior=self.posterior,
             prior=self.prior,

@@ -10,7 +10,7 @@ from hostile_models import rewritten
 from scipy import sparse
 from torch import nn
 
-from sparsecode import SparseVAETransformer
+from sparsecode import SparseVAETransformer, defaults
 from sparsecode.errors import ModelFormatError, OutputError
 from sparsecode.persistence import describe_model, read_config, verify_model
 
@@ -97,6 +97,15 @@ def test_numpy_parameters_are_stored_as_plain_ones(make, digits, tmp_path):
     coder.fit(digits[:120]).save(tmp_path / "model.safetensors")
     other = load(tmp_path / "model.safetensors")
     assert (other.n_components, other.p, other.hidden_sizes) == (5, 0.5, [4, 3])
+
+
+def test_widths_that_follow_from_a_numpy_number_of_latents_are_stored(
+    make, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(defaults, "_MANY_ROWS", 1)
+    coder = make(n_components=np.int64(5), hidden_sizes="auto").fit(digits[:120])
+    coder.save(tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors").model_.spec == coder.model_.spec
 
 
 def own_networks(width=20):
