@@ -307,14 +307,6 @@ def _mean(self: GatedNormal, *_: Any, **__: Any) -> Tensor:
     return self.mean
 
 
-@torch.no_grad()
-def _to_one_length(self: SparseVAE) -> None:
-    """Scale all atoms to the root of their mean square."""
-    assert self.dictionary is not None
-    squares = self.dictionary.weight.square().sum(0)
-    self.dictionary.weight.mul_((squares.mean() / squares).sqrt())
-
-
 def _p_at_once(_: float) -> float:
     return 1.0
 
@@ -420,8 +412,6 @@ VARIANTS: dict[str, Variant] = {
     "no noise": Variant({}, (_NO_NOISE,)),
     "p annealed: not": Variant({}, (replaced(trainer, "_annealed", _p_at_once),)),
     "p annealed: over half of training": Variant({}, (replaced(trainer, "_ANNEAL", 0.5),)),
-    "atoms: as short as they get": Variant({}, (replaced(vae, "_SHORTEST_ATOM", 0.0),)),
-    "atoms: of one length": Variant({}, (replaced(SparseVAE, "stretch_atoms_", _to_one_length),)),
     "start: filters on their own": Variant(
         {},
         (_UNTIED, replaced(SparseVAE, "_start_dictionary_", _start_filters_anew)),
@@ -430,7 +420,7 @@ VARIANTS: dict[str, Variant] = {
     "start: atoms at training rows": Variant({}, (replaced(fitting, "new_model", _start_at_rows),)),
     **_values(
         "usage balance",
-        (0, 0.6, 1),
+        (0, 0.2, 0.6, 1),
         transformer.USAGE_BALANCE,
         _constant(transformer, "USAGE_BALANCE"),
     ),

@@ -27,7 +27,7 @@ _MANY_ROWS = 12_000
 # With so many rows for each feature beta is 1, the ELBO; more rows want less weight on the rate,
 # fewer want more, within limits.
 _ROWS_PER_FEATURE, _MIN_BETA, _MAX_BETA = 10, 0.1, 3.0
-USAGE_BALANCE = 0.2
+USAGE_BALANCE = 0.3
 # Decoupled, as a multiple of the learning rate: weights of codes that generalise are small. Without
 # a gate that trains, the decay counts like so many rows, and the more there are, the less it does.
 WEIGHT_DECAY, _DECAY_ROWS = 1.0, 6_000

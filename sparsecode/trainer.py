@@ -297,7 +297,6 @@ class Trainer:
         objective.backward()
         self._clip_gradients()
         self.optimizer.step()
-        self.model.stretch_atoms_()
         with torch.no_grad():
             self.steps_since_fired.add_(1).mul_(1 - gate.amax(0))
             totals.add(terms, gate, options.beta)

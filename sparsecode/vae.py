@@ -35,8 +35,6 @@ MIN_SCALE = 1e-3
 _MAX_LOG_SCALE = 3.0
 _MIN_LOG_SCALE = -10.0
 _SCALE_DECAY = 0.9
-# Of the root mean square of the atoms' lengths.
-_SHORTEST_ATOM = 0.5
 # Filters are the atoms from so many latents for each feature on.
 _TIED_FROM = 0.5
 
@@ -227,21 +225,6 @@ class SparseVAE(nn.Module):
             encoder.initialise_(generator)
         elif isinstance(encoder, Encoder) and encoder.loc.weight.shape == directions.T.shape:
             encoder.loc.weight.copy_(directions.T)
-
-    @torch.no_grad()
-    def stretch_atoms_(self) -> None:
-        """Bring the shortest atoms of a gated model to half the root mean square of all lengths.
-
-        Weight decay shrinks the atom of a latent that does not fire, and under a tied encoder its
-        mean as well. Networks of your own stay as they are.
-        """
-        is_own = isinstance(self.encoder, CustomEncoder)
-        if is_own or self.dictionary is None or not self.spec.is_gated:
-            return
-        atoms = self.dictionary.weight
-        squares = atoms.square().sum(0)  # norm(dim=0) takes ten times as long
-        stretch = _SHORTEST_ATOM**2 * squares.mean() / squares.clamp(min=torch.finfo().eps)
-        atoms.mul_(stretch.clamp(min=1.0).sqrt())
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return x (n, d) centred and divided by ``input_scale``."""

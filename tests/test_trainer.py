@@ -12,7 +12,6 @@ from torch import nn
 from sparsecode import SparseVAETransformer
 from sparsecode.errors import FitInterruptedWarning, TrainingDivergedError
 from sparsecode.loader import as_rows
-from sparsecode.networks import TiedEncoder
 from sparsecode.trainer import Trainer, TrainingOptions
 
 CPU = torch.device("cpu")
@@ -49,23 +48,6 @@ def test_the_loss_falls(rows):
     losses = [record.loss for record in history]
     assert losses[-1] < losses[0] - 0.5
     assert [record.epoch for record in history] == list(range(1, 11))
-
-
-@pytest.mark.parametrize("sizes", [(), (5,)])
-def test_no_atom_fades(rows, sizes, monkeypatch):
-    def length_of_an_atom_that_never_fires():
-        training = trainer(encoder_sizes=sizes, decoder_sizes=sizes)
-        encoder = training.model.encoder
-        bias = encoder.bias if isinstance(encoder, TiedEncoder) else encoder.loc.bias
-        bias.data[0] = -1e3
-        training.fit(rows, EVERY, None, options(n_epochs=50, learning_rate=0.02, weight_decay=1.0))
-        lengths = training.model.dictionary.weight.detach().norm(dim=0)
-        return float(lengths[0] / lengths.square().mean().sqrt())
-
-    monkeypatch.setattr("sparsecode.trainer._AUXILIARY_WEIGHT", 0.0)
-    assert length_of_an_atom_that_never_fires() > 0.45
-    monkeypatch.setattr("sparsecode.vae._SHORTEST_ATOM", 0.0)
-    assert length_of_an_atom_that_never_fires() < 0.3
 
 
 def test_records_hold_the_parts_of_the_loss(rows):

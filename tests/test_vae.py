@@ -127,40 +127,6 @@ def test_beside_hidden_layers_the_atoms_are_the_filters(x):
     assert vae.multiply_adds_per_row >= 6 * 4
 
 
-def unequal(vae):
-    """Give the atoms lengths 0, 1, 4, 5."""
-    atoms = vae.dictionary.weight
-    lengths = torch.tensor([0.0, 1.0, 4.0, 5.0])
-    atoms.data.copy_(nn.functional.normalize(atoms.data, dim=0) * lengths)
-    return atoms
-
-
-@pytest.mark.parametrize("decoder_sizes", [(), (5,)])
-def test_the_shortest_atoms_of_a_gated_model_are_stretched(decoder_sizes):
-    vae = model(decoder_sizes=decoder_sizes)
-    atoms = unequal(vae)
-    before = nn.functional.normalize(atoms.detach(), dim=0)
-    vae.stretch_atoms_()
-    # The root mean square is sqrt(42 / 4) = 3.2; an atom of no length has no direction.
-    torch.testing.assert_close(atoms.norm(dim=0), torch.tensor([0, math.sqrt(42 / 4) / 2, 4, 5]))
-    torch.testing.assert_close(nn.functional.normalize(atoms.detach(), dim=0), before)
-
-
-@pytest.mark.parametrize("changes", [{"spike_weight": 0.0}, {"posterior": "gaussian"}])
-def test_atoms_keep_their_lengths_where_no_gate_closes_latents(changes):
-    vae = model(**changes)
-    before = unequal(vae).detach().clone()
-    vae.stretch_atoms_()
-    assert torch.equal(vae.dictionary.weight, before)
-
-
-def test_own_networks_keep_the_lengths_of_their_atoms():
-    own = SparseVAE(spec(), nn.Linear(6, 8), nn.Linear(4, 6))
-    before = unequal(own).detach().clone()
-    own.stretch_atoms_()
-    assert torch.equal(own.dictionary.weight, before)
-
-
 def test_own_networks_are_not_drawn_anew():
     own = SparseVAE(spec(), nn.Linear(6, 8), nn.Sequential(nn.Linear(4, 6)))
     before = {name: value.clone() for name, value in own.named_parameters()}

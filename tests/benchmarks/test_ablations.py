@@ -33,12 +33,11 @@ NOT_IN_TWO_EPOCHS = {"default", "steps / 3", "steps x 2"}
 
 @pytest.fixture(scope="module", autouse=True)
 def many_rows():
-    """Choose defaults as for MNIST and many latents; latents count as dead and atoms as short."""
+    """Choose defaults as for MNIST and many latents; latents count as dead."""
     with (
         patch.object(defaults, "_MANY_ROWS", 1),
         patch.object(defaults, "_ROWS_PER_FEATURE", 0),
         patch.object(vae, "_TIED_FROM", 0.0),
-        patch.object(vae, "_SHORTEST_ATOM", 1.0),
         patch.object(trainer, "_DEAD_AFTER", -1),
     ):
         yield
