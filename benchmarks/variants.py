@@ -420,7 +420,7 @@ VARIANTS: dict[str, Variant] = {
     "start: atoms at training rows": Variant({}, (replaced(fitting, "new_model", _start_at_rows),)),
     **_values(
         "usage balance",
-        (0, 0.2, 0.6, 1),
+        (0, 0.2, 0.4, 0.6, 1),
         transformer.USAGE_BALANCE,
         _constant(transformer, "USAGE_BALANCE"),
     ),
