@@ -8,6 +8,19 @@ import numpy as np
 from scipy.sparse import csr_array
 
 
+def csr_of(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
+) -> csr_array:
+    """Put a CSR matrix together, with indices of 32 bits wherever they fit.
+
+    scikit-learn's estimators on libsvm and liblinear take no others.
+    """
+    fits = max(int(indptr[-1]), *shape) <= np.iinfo(np.int32).max
+    index = np.int32 if fits else np.int64
+    indices, indptr = (x.astype(index, copy=False) for x in (indices, indptr))
+    return csr_array((data, indices, indptr), shape)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SparseCodes:
     """Sparse codes with exact zeros, one row per sample.

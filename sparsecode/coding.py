@@ -5,6 +5,7 @@ And codes -> rows, by products that skip the zeros.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from sparsecode.codes import csr_of
 from sparsecode.device import matmul_precision
 from sparsecode.loader import as_rows, chunks
-from sparsecode.networks import SparseRows, for_sparse_rows
+from sparsecode.networks import MeanAt, SparseRows, for_sparse_rows
 from sparsecode.streams import downloaded
 from sparsecode.vae import SparseVAE
 
@@ -63,18 +65,54 @@ class Codes:
         flat = self.values.new_zeros(self.shape[0] * self.shape[1])
         return flat.index_copy_(0, self.places, self.values).view(self.shape)
 
-    def to_csr(self) -> sparse.csr_array:
-        """Return a ``csr_array`` without stored zeros."""
-        (n, k), places = self.shape, self.places.cpu().numpy()
-        indptr = np.searchsorted(places, np.arange(n + 1, dtype=np.int64) * k)
-        columns = (places - np.repeat(np.arange(n) * k, np.diff(indptr))).astype(np.int32)
-        matrix = sparse.csr_array((self.values.cpu().numpy(), columns, indptr), (n, k))
-        matrix.has_canonical_format = True  # by construction; saves a look
-        return matrix
+
+def to_csr(parts: Iterable[Codes]) -> sparse.csr_array:
+    """Codes of all rows in one ``csr_array`` without stored zeros.
+
+    Each part is let go once it is copied, so that codes are in memory once.
+
+    Parameters
+    ----------
+    parts : iterable of Codes
+        At least one; one below the other.
+    """
+    values, columns, counts, k = _Growing(np.float32), _Growing(np.int32), _Growing(np.int64), 0
+    for part in parts:
+        (n, k), places = part.shape, part.places.cpu().numpy()
+        ends = np.searchsorted(places, np.arange(n + 1, dtype=np.int64) * k)
+        count = np.diff(ends)
+        values.append(part.values.cpu().numpy())
+        columns.append(places - np.repeat(np.arange(n) * k, count))
+        counts.append(count)
+    indptr = np.concatenate([[0], counts.finished().cumsum()])
+    matrix = csr_of(values.finished(), columns.finished(), indptr, (len(indptr) - 1, k))
+    matrix.has_canonical_format = True  # by construction; saves a look
+    return matrix
+
+
+class _Growing:
+    """An array that is appended to in place: a large one grows without being copied."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._values = np.empty(0, dtype)
+        self._length = 0
+
+    def append(self, values: NDArray) -> None:
+        """Put values behind those that are there, in this array's type."""
+        end = self._length + len(values)
+        if end > len(self._values):
+            self._values.resize(end + (end >> 3), refcheck=False)
+        self._values[self._length : end] = values
+        self._length = end
+
+    def finished(self) -> NDArray:
+        """Return the array, cut to what was put into it."""
+        self._values.resize(self._length, refcheck=False)
+        return self._values
 
 
 @torch.no_grad()
-def encode(model: SparseVAE, x: Tensor) -> Codes:
+def encode(model: SparseVAE, x: Tensor, in_double: Callable[[], MeanAt] | None = None) -> Codes:
     """Codes (n, k), float32, of rows x (n, d).
 
     A score within rounding of the threshold could fall on either side of it, depending on how a
@@ -86,6 +124,8 @@ def encode(model: SparseVAE, x: Tensor) -> Codes:
     model : SparseVAE
         In evaluation mode.
     x : Tensor of shape (n, d)
+    in_double : callable, optional
+        The encoder's own, cached: who encodes many batches copies its weights to float64 but once.
     """
     gate = model.gate
     with matmul_precision(reduced=False):
@@ -100,7 +140,8 @@ def encode(model: SparseVAE, x: Tensor) -> Codes:
         close = _nonzero((scores - gate.threshold).abs() <= tolerance)
         if len(close):
             row, latent = places[close] // k, latent[close]
-            exact = model.encoder.mean_at(model.standardise(x[row].double()), latent)
+            mean_at = (in_double or model.encoder.in_double)()
+            exact = mean_at(model.standardise(x[row].double()), latent)
             values[close] = exact.float()
             is_open[close] = gate.scores(exact, latent) > gate.threshold
     kept = _nonzero(is_open.logical_and_(values != 0))
@@ -116,7 +157,9 @@ def encode_parts(model: SparseVAE, parts: Iterable[Tensor]) -> Iterator[Codes]:
         In evaluation mode.
     parts : iterable of Tensor, each of shape (n, d)
     """
-    return downloaded((encode(model, x) for x in parts), Codes.moved, model.scale.device)
+    in_double = cache(model.encoder.in_double)
+    made = (encode(model, x, in_double) for x in parts)
+    return downloaded(made, Codes.moved, model.scale.device)
 
 
 @torch.no_grad()

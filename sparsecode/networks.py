@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 ImageShape = tuple[int, int] | tuple[int, int, int]
+# ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, and latents (m,).
+MeanAt = Callable[[Tensor, Tensor], Tensor]
 
 # Posterior noise starts small against the slab's unit scale: log sigma² = -6.
 INITIAL_LOG_SCALE = -3.0
@@ -143,9 +145,10 @@ class HiddenUnits(nn.Module):
         """Map (n, sizes[0]) to (n, sizes[-1])."""
         return self.output(self.mlp(x))
 
-    def at(self, x: Tensor, column: Tensor) -> Tensor:
-        """Return ``self(x)[i, column[i]]`` (m,) of rows x (m, sizes[0]), float64."""
-        return (_double(self.mlp)(x) * self.output.weight[column]).sum(1)
+    def in_double(self) -> MeanAt:
+        """Return the function that computes ``self(x)[i, column[i]]`` (m,) in float64."""
+        mlp = _double(self.mlp)
+        return lambda x, column: (mlp(x) * self.output.weight[column]).sum(1)
 
     def initialise_(self, generator: torch.Generator | None) -> None:
         """Draw the weights; those of the output are zero."""
@@ -197,12 +200,17 @@ class Encoder(nn.Module):
         loc = self.loc(hidden)
         return loc if self.hidden is None else loc + self.hidden(hidden)
 
-    def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
-        """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
-        hidden = _double(self.body)(x)
-        weight, bias = self.loc.weight[latent], self.loc.bias[latent]
-        loc = (hidden * weight).sum(1) + bias
-        return loc if self.hidden is None else loc + self.hidden.at(hidden, latent)
+    def in_double(self) -> MeanAt:
+        """Return the function that computes single means in float64, of copies made once."""
+        body = _double(self.body)
+        beside = None if self.hidden is None else self.hidden.in_double()
+
+        def mean_at(x: Tensor, latent: Tensor) -> Tensor:
+            hidden = body(x)
+            loc = (hidden * self.loc.weight[latent]).sum(1) + self.loc.bias[latent]
+            return loc if beside is None else loc + beside(hidden, latent)
+
+        return mean_at
 
     def initialise_(self, generator: torch.Generator | None) -> None:
         """Draw the weights; the noise starts small and the same for every input."""
@@ -253,11 +261,16 @@ class TiedEncoder(nn.Module):
         loc = torch.addcmul(self.bias, x @ self.dictionary.weight, self.gain)
         return loc if self.hidden is None else loc + self.hidden(x)
 
-    def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
-        """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
-        atoms = self.dictionary.weight[:, latent].T
-        loc = (x * atoms).sum(1) * self.gain[latent] + self.bias[latent]
-        return loc if self.hidden is None else loc + self.hidden.at(x, latent)
+    def in_double(self) -> MeanAt:
+        """Return the function that computes single means in float64, of copies made once."""
+        beside = None if self.hidden is None else self.hidden.in_double()
+
+        def mean_at(x: Tensor, latent: Tensor) -> Tensor:
+            atoms = self.dictionary.weight.index_select(1, latent).T
+            loc = (x * atoms).sum(1) * self.gain[latent] + self.bias[latent]
+            return loc if beside is None else loc + beside(x, latent)
+
+        return mean_at
 
     def initialise_(self, generator: torch.Generator | None) -> None:
         """Start as unit filters, whatever the atoms' length."""
@@ -292,10 +305,10 @@ class CustomEncoder(nn.Module):
         """Return ``loc`` (n, k)."""
         return self(x)[0].contiguous()
 
-    def mean_at(self, x: Tensor, latent: Tensor) -> Tensor:
-        """Return ``loc[i, latent[i]]`` (m,) of rows x (m, d), float64, in that precision."""
-        loc: Tensor = _double(self)(x)[0]
-        return loc.gather(1, latent[:, None]).squeeze(1)
+    def in_double(self) -> MeanAt:
+        """Return the function that computes single means in float64, of a copy made once."""
+        copied = _double(self)
+        return lambda x, latent: copied(x)[0].gather(1, latent[:, None]).squeeze(1)
 
 
 class SparseRows(NamedTuple):

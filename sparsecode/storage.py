@@ -8,10 +8,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from scipy.sparse import csr_array
 
 from sparsecode import hdf5
-from sparsecode.codes import SparseCodes
+from sparsecode.codes import SparseCodes, csr_of
 from sparsecode.codes_writer import FORMAT_VERSION, CodesWriter
 from sparsecode.content import ContentHash, as_array
 from sparsecode.errors import CodesFormatError, NoInputError, SparsecodeError, plain_text
@@ -79,7 +78,7 @@ def read_codes(path: str | os.PathLike[str]) -> SparseCodes:
         indices, data = (hdf5.read_values(item) for item in (layout.indices, layout.data))
         if problems := _entry_problems(indices, data, indptr, layout.shape[1]):
             raise ValueError("; ".join(problems))
-        matrix = csr_array((data.astype(np.float32, copy=False), indices, indptr), layout.shape)
+        matrix = csr_of(data.astype(np.float32, copy=False), indices, indptr, layout.shape)
         return SparseCodes(
             matrix,
             hdf5.read_column(layout.obs, "_index"),
@@ -323,7 +322,7 @@ def _rows(layout: _Layout, start: int, stop: int) -> SparseCodes:
         raise ValueError("; ".join(problems))
     shape = (stop - start, layout.shape[1])
     return SparseCodes(
-        csr_array((data.astype(np.float32, copy=False), indices, indptr - first), shape),
+        csr_of(data.astype(np.float32, copy=False), indices, indptr - first, shape),
         hdf5.read_column(layout.obs, "_index", start, stop),
         {name: hdf5.read_column(layout.obs, name, start, stop) for name in _order(layout.obs)},
     )

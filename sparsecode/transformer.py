@@ -1,7 +1,7 @@
 """`SparseVAETransformer`: the spike-and-slab VAE as a scikit-learn transformer."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from math import sqrt
 from numbers import Integral, Real
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sparsecode import persistence
 from sparsecode.calibration import n_held_out
-from sparsecode.coding import Codes, decode, encode_parts, rows_at_once
+from sparsecode.coding import Codes, decode, encode_parts, rows_at_once, to_csr
 from sparsecode.defaults import (
     USAGE_BALANCE,
     resolve_batch_size,
@@ -45,7 +45,7 @@ from sparsecode.loader import Rows, as_rows, chunks
 from sparsecode.networks import ImageShape
 from sparsecode.progress import TrainingProgress
 from sparsecode.refinement import refine
-from sparsecode.sources import Matrix, stacked
+from sparsecode.sources import Matrix
 from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
 from sparsecode.vae import ModelSpec, SparseVAE
 
@@ -505,10 +505,12 @@ class SparseVAETransformer(
         """
         model = self._fitted()
         parts = self._chunks(self._rows(X))
-        return stacked([self._output(codes) for codes in encode_parts(model, parts)])
+        return self._output(encode_parts(model, parts))
 
-    def _output(self, codes: Codes) -> Matrix:
-        return codes.to_csr() if self.sparse_output else codes.to_dense().cpu().numpy()
+    def _output(self, parts: Iterable[Codes]) -> Matrix:
+        if self.sparse_output:
+            return to_csr(parts)
+        return np.concatenate([codes.to_dense().cpu().numpy() for codes in parts])
 
     def _chunks(self, rows: Rows) -> Iterator[Tensor]:
         return chunks(rows, rows_at_once(self.model_))
@@ -590,8 +592,8 @@ class SparseVAETransformer(
             for x, z in zip(self._chunks(rows), self._chunks(starts), strict=True):
                 dtype = model.scale.dtype
                 refined = refine(model, x.to(dtype), z.to(dtype), n_steps, n_swaps).float()
-                parts.append(self._output(Codes.of_dense(refined)))
-        return stacked(parts)
+                parts.append(Codes.of_dense(refined))
+        return self._output(parts)
 
     def inclusion_proba(self, X: ArrayLike | Matrix) -> NDArray[np.float32]:
         """P(z != 0 | x) for every latent.

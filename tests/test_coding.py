@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 from test_vae import model
 from torch import nn
 
-from sparsecode.coding import Codes, decode, encode
+from sparsecode.coding import Codes, decode, encode, to_csr
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ class Rounds(nn.Module):
     def mean(self, x):
         return self.encoder.mean(x) + 2e-6 * (1 if len(x) == 1 else -1)
 
-    def mean_at(self, x, latent):
-        return self.encoder.mean_at(x, latent)
+    def in_double(self):
+        return self.encoder.in_double()
 
 
 @pytest.mark.parametrize("posterior", ["spike_slab", "gaussian"])
@@ -59,13 +61,27 @@ def test_a_score_within_rounding_of_the_threshold_falls_on_one_side(posterior, x
 
 def test_compressed_codes_hold_the_non_zeros_only():
     codes = torch.tensor([[0.0, 1.5, 0.0], [0.0, 0.0, 0.0], [-2.0, 0.0, 3.0]])
-    matrix = Codes.of_dense(codes).to_csr()
+    matrix = to_csr([Codes.of_dense(codes)])
     assert isinstance(matrix, sparse.csr_array)
     assert matrix.dtype == np.float32
     assert matrix.nnz == 3
     assert matrix.has_canonical_format
     np.testing.assert_array_equal(matrix.toarray(), codes)
-    assert Codes.of_dense(torch.zeros(2, 3)).to_csr().shape == (2, 3)
+    assert to_csr([Codes.of_dense(torch.zeros(2, 3))]).shape == (2, 3)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 9), st.randoms())
+def test_the_parts_of_codes_are_put_one_below_the_other(lengths, k, random):
+    generator = torch.Generator().manual_seed(random.randrange(1000))
+    density = random.random()
+    parts = [
+        torch.randn(n, k, generator=generator) * (torch.rand(n, k, generator=generator) < density)
+        for n in lengths
+    ]
+    matrix = to_csr(Codes.of_dense(part) for part in parts)
+    np.testing.assert_array_equal(matrix.toarray(), torch.cat(parts))
+    assert (matrix.data != 0).all()
+    matrix.check_format(full_check=True)
 
 
 DECODERS = {

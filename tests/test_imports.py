@@ -15,16 +15,16 @@ PACKAGE = Path(sparsecode.__file__).parent
 # A module imports from modules above it only; docs/architecture.md shows this list to people.
 ORDER = """
 _version errors files strict_json hdf5 listing inputs rows_hdf5 rows_parquet arrays images
-image_worker image_pool sources device streams loader distributions kl networks gate vae elbo coding
-refinement capture trainer progress history_log calibration defaults fitting model_config
-persistence codes content codes_writer storage parts merging stopping diagnostics labels companions
-probe probing report displays transformer model_view baseline_models probe_device file_fitting
+image_worker image_pool sources codes device streams loader distributions kl networks gate vae elbo
+coding refinement capture trainer progress history_log calibration defaults fitting model_config
+persistence content codes_writer storage parts merging stopping diagnostics labels companions probe
+probing report displays transformer model_view baseline_models probe_device file_fitting
 encoding_job encoding_summary encoding decoding cli_options cli_reports cli_files cli_work cli
 __main__ __init__
 """.split()  # noqa: SIM905
 WITHOUT_TORCH = """
 errors files strict_json hdf5 listing inputs rows_hdf5 rows_parquet arrays images image_worker
-image_pool sources progress history_log model_config codes content codes_writer storage parts
+image_pool sources codes progress history_log model_config content codes_writer storage parts
 merging stopping diagnostics labels companions probe probing report displays cli_options
 cli_reports cli_files cli_work cli
 """.split()  # noqa: SIM905

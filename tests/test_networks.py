@@ -147,10 +147,11 @@ def test_single_means_are_those_of_the_matrix_in_float64(kind):
         initialise_(encoder, generator())
     x = torch.rand(8, 36, generator=generator())
     latent = torch.tensor([0, 4, 2, 2, 1, 3, 0, 4])
-    got = encoder.mean_at(x.double(), latent)
+    mean_at = encoder.in_double()
+    got = mean_at(x.double(), latent)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got.float(), encoder.mean(x)[range(8), latent])
     # Two evaluations in different batches agree to 1e-12, which is what `coding` counts on.
-    alone = torch.cat([encoder.mean_at(x[i : i + 1].double(), latent[i : i + 1]) for i in range(8)])
+    alone = torch.cat([mean_at(x[i : i + 1].double(), latent[i : i + 1]) for i in range(8)])
     torch.testing.assert_close(alone, got, rtol=0, atol=1e-12)
     assert all(p.dtype == torch.float32 for p in encoder.parameters())

@@ -23,6 +23,7 @@ from sparsecode.errors import CodesFormatError, NoInputError, OutputError, Refus
 from sparsecode.storage import (
     CodesWriter,
     describe_codes,
+    iterate_codes,
     read_codes,
     verify_codes,
     write_codes,
@@ -88,6 +89,11 @@ def test_round_trip(written):
     np.testing.assert_array_equal(codes.var["dead"], ~active.any(axis=0))
     assert codes.metadata["format_version"] == 1
     assert verify_codes(written) == []
+
+
+def test_indices_have_32_bits_as_every_scikit_learn_estimator_takes_them(written):
+    for codes in (read_codes(written), *iterate_codes(written, 100)):
+        assert codes.matrix.indices.dtype == codes.matrix.indptr.dtype == np.int32
 
 
 def test_what_was_read_can_be_written_again(written, tmp_path):

@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
 from torch import nn
 
 from sparsecode import SparseVAETransformer
@@ -52,6 +53,13 @@ def test_codes_have_the_promised_form(fitted, digits):
     if fitted.sparse_output:
         assert (codes.data != 0).all()
         assert codes.has_canonical_format
+        assert codes.indices.dtype == codes.indptr.dtype == np.int32
+
+
+@pytest.mark.parametrize("classifier", [SVC(), LogisticRegression(solver="liblinear")])
+def test_codes_go_into_estimators_that_take_no_64_bit_indices(gated, digits, classifier):
+    codes, is_bright = gated.transform(digits[:100]), digits[:100].mean(1) > digits.mean()
+    assert classifier.fit(codes, is_bright).score(codes, is_bright) > 0.6
 
 
 def test_a_code_depends_on_its_row_alone(fitted, digits):
