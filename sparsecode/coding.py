@@ -25,7 +25,7 @@ from sparsecode.vae import SparseVAE
 _TOLERANCE = 1e-4
 # Values of a chunk, of rows or of scores: several steps pass over them, and find them in the cache
 # of a CPU. A GPU wants enough work at once.
-_CPU_VALUES, _GPU_VALUES = 1 << 19, 1 << 25
+_CPU_VALUES, _GPU_VALUES = 1 << 20, 1 << 25
 _FEWEST_ROWS, _MOST_ROWS = 256, 1 << 14
 # An entry of a sparse product costs as much as three to fifteen of a dense one, and the weights
 # are transposed for it, which a hundred rows make up for.

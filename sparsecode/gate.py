@@ -66,7 +66,7 @@ class Gate(nn.Module):
         latent : Tensor of int64, shape (m,), optional
             Which latents the values are of, if they are single ones.
         """
-        gain = self.gain if latent is None else self.gain[latent]
+        gain = self.gain if latent is None else self.gain.index_select(0, latent)
         return self.sized(loc) * gain.to(loc.dtype)
 
     def levels(self, score: Tensor) -> Tensor:
