@@ -6,6 +6,7 @@ And codes -> rows, by products that skip the zeros.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -88,6 +89,20 @@ def to_csr(parts: Iterable[Codes]) -> sparse.csr_array:
     matrix = csr_of(values.finished(), columns.finished(), indptr, (len(indptr) - 1, k))
     matrix.has_canonical_format = True  # by construction; saves a look
     return matrix
+
+
+def filled(parts: Iterable[NDArray], n_rows: int) -> NDArray:
+    """Put parts, at least one, one below the other in an array of so many rows.
+
+    Each part is let go once it is copied, so that rows are in memory once.
+    """
+    parts = iter(parts)
+    first = next(parts)
+    whole, end = np.empty((n_rows, *first.shape[1:]), first.dtype), 0
+    for part in chain([first], parts):
+        start, end = end, end + len(part)
+        whole[start:end] = part
+    return whole
 
 
 class _Growing:
@@ -180,7 +195,7 @@ def decode(model: SparseVAE, codes: NDArray[np.float32] | sparse.csr_array) -> N
         else:
             rows = as_rows(codes, model.scale.device)
             likelihoods = map(model.decode, chunks(rows, rows_at_once(model)))
-        return np.concatenate([likelihood.mean.cpu().numpy() for likelihood in likelihoods])
+        return filled((each.mean.cpu().numpy() for each in likelihoods), codes.shape[0])
 
 
 def _sparse_decoder(

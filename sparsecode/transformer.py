@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sparsecode import persistence
 from sparsecode.calibration import n_held_out
-from sparsecode.coding import Codes, decode, encode_parts, rows_at_once, to_csr
+from sparsecode.coding import Codes, decode, encode_parts, filled, rows_at_once, to_csr
 from sparsecode.defaults import (
     USAGE_BALANCE,
     resolve_batch_size,
@@ -503,14 +503,13 @@ class SparseVAETransformer(
         codes : csr_array or ndarray of shape (n_samples, n_components), float32
             With exact zeros; an ndarray if ``sparse_output=False``.
         """
-        model = self._fitted()
-        parts = self._chunks(self._rows(X))
-        return self._output(encode_parts(model, parts))
+        rows = self._rows(X)
+        return self._output(encode_parts(self.model_, self._chunks(rows)), rows.n_rows)
 
-    def _output(self, parts: Iterable[Codes]) -> Matrix:
+    def _output(self, parts: Iterable[Codes], n_rows: int) -> Matrix:
         if self.sparse_output:
             return to_csr(parts)
-        return np.concatenate([codes.to_dense().cpu().numpy() for codes in parts])
+        return filled((codes.to_dense().cpu().numpy() for codes in parts), n_rows)
 
     def _chunks(self, rows: Rows) -> Iterator[Tensor]:
         return chunks(rows, rows_at_once(self.model_))
@@ -593,7 +592,7 @@ class SparseVAETransformer(
                 dtype = model.scale.dtype
                 refined = refine(model, x.to(dtype), z.to(dtype), n_steps, n_swaps).float()
                 parts.append(Codes.of_dense(refined))
-        return self._output(parts)
+        return self._output(parts, rows.n_rows)
 
     def inclusion_proba(self, X: ArrayLike | Matrix) -> NDArray[np.float32]:
         """P(z != 0 | x) for every latent.
@@ -610,10 +609,10 @@ class SparseVAETransformer(
         -------
         proba : ndarray of shape (n_samples, n_components), float32
         """
-        model = self._fitted()
+        rows = self._rows(X)
         with torch.no_grad(), matmul_precision(reduced=False):
-            parts = [model.inclusion_proba(x).cpu().numpy() for x in self._chunks(self._rows(X))]
-        return np.concatenate(parts)
+            probas = map(self.model_.inclusion_proba, self._chunks(rows))
+            return filled((proba.cpu().numpy() for proba in probas), rows.n_rows)
 
     # -- density -------------------------------------------------------------------------------
 

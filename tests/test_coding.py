@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from scipy import sparse
 from test_vae import model
 from torch import nn
 
-from sparsecode.coding import Codes, decode, encode, to_csr
+from sparsecode.coding import Codes, decode, encode, filled, to_csr
 
 
 @pytest.fixture
@@ -82,6 +84,22 @@ def test_the_parts_of_codes_are_put_one_below_the_other(lengths, k, random):
     np.testing.assert_array_equal(matrix.toarray(), torch.cat(parts))
     assert (matrix.data != 0).all()
     matrix.check_format(full_check=True)
+
+
+def test_parts_are_let_go_once_they_are_copied():
+    alive = []
+
+    def parts():
+        for i in range(20):
+            part = np.full((3, 2), i, np.float32)
+            alive.append(weakref.ref(part))
+            yield part
+            del part
+        assert sum(part() is not None for part in alive) <= 3
+
+    whole = filled(parts(), 60)
+    np.testing.assert_array_equal(whole, np.repeat(np.arange(20), 6).reshape(60, 2))
+    assert whole.dtype == np.float32
 
 
 DECODERS = {

@@ -1,5 +1,7 @@
 """What things cost, counted and not timed: products, operations, the largest piece of memory."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -128,3 +130,15 @@ def test_memory_beside_the_rows_does_not_grow_with_them(estimator, work):
         largest.append(operations.largest)
     assert largest[0] == largest[1]
     assert largest[1] < 400_000 * D
+
+
+def test_codes_are_in_memory_once(estimator):
+    # Put together from CSR matrices of parts, they would be there twice.
+    X = pixels(60_000)
+    tracemalloc.start()
+    try:
+        codes = estimator.transform(X)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.6 * sum(part.nbytes for part in (codes.data, codes.indices, codes.indptr))
