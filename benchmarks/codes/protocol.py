@@ -113,6 +113,8 @@ class Method:
         See `Fit`.
     grid : mapping
         Settings that ``tune`` tries, one after the other, the first value being the start.
+    tuned_for : str
+        What the best trial is best at: the error, or the probe with all labels.
     tuned_as : str
         Name under which settings are kept, where two methods share one fit.
     has_seeds : bool
@@ -130,6 +132,7 @@ class Method:
     family: Family
     fit: Fit
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    tuned_for: Literal["error", "probe"] = "error"
     tuned_as: str = ""
     has_seeds: bool = True
     per_point: bool = True

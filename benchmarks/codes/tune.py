@@ -41,7 +41,7 @@ def search(data: DataSet, method: Method, point: Point, file: RowFile) -> Row:
     best = trial({name: values[0] for name, values in method.grid.items()})
     for name, values in method.grid.items():
         trials = [trial({**best["settings"], name: value}) for value in values]
-        best = winner(trials)
+        best = best_probe(trials) if method.tuned_for == "probe" else winner(trials)
     return best
 
 
@@ -53,13 +53,23 @@ def winner(trials: list[Row]) -> Row:
     return max(close, key=lambda row: row["validation_probe"])
 
 
+def best_probe(trials: list[Row]) -> Row:
+    """Best probe; among equals, the smallest error."""
+    return max(trials, key=lambda row: (row["validation_probe"], -row["validation_mse"]))
+
+
 def judge(data: DataSet, method: Method, point: Point, settings: dict[str, Any]) -> Row:
-    """Error and probe on the validation rows, the probe fitted on 10,000 of the others."""
+    """Error and probe on the validation rows, the probe fitted on others.
+
+    On 10,000 of them, or on all if it is the probe that counts: what is best with few labels need
+    not be with many.
+    """
     fitted = method.fit(Task(data.train, SEED, point.k, point.l0), **settings)
     rows, validation = split_rows(data.train, SEED)
     labels, validation_labels = split_rows(data.train_labels, SEED)
     codes = fitted.encode(validation)
-    chosen = encoded_rows(len(rows), _PROBE_ROWS)
+    n_probe = len(rows) if method.tuned_for == "probe" else _PROBE_ROWS
+    chosen = encoded_rows(len(rows), n_probe)
     probe = linear_probe(fitted.encode(rows[chosen]), labels[chosen], codes, validation_labels)
     return {
         "validation_mse": mse(unit_float(validation), fitted.decode(codes)),

@@ -163,6 +163,29 @@ def test_the_tuning_prefers_the_error_then_the_probe():
     assert tune.winner(trials) is trials[1]
 
 
+def test_a_method_can_be_tuned_for_the_probe(data, tmp_path):
+    def fit(task, k):
+        coder = METHODS["pca_truncated"].fit(Task(task.rows, 0, k, task.l0))
+        coder.l0 = k
+        return coder
+
+    file = RowFile(tmp_path / "tuning.jsonl", fresh=True)
+    for tuned_for in ("error", "probe"):
+        method = Method(tuned_for, "made up", "classical", fit, {"k": (1, 9, 4)}, tuned_for)
+        best = tune.search(data, method, Point(8, 3), file)
+        trials = [row for row in file.rows if row["method"] == tuned_for]
+        sign = 1 if tuned_for == "error" else -1
+        field = "validation_mse" if tuned_for == "error" else "validation_probe"
+        assert len(trials) == 3
+        assert sign * best[field] == min(sign * row[field] for row in trials)
+    equal = [
+        {"validation_mse": 1.0, "validation_probe": 0.9},
+        {"validation_mse": 0.5, "validation_probe": 0.9},
+        {"validation_mse": 0.1, "validation_probe": 0.8},
+    ]
+    assert tune.best_probe(equal) is equal[1]
+
+
 def test_the_tuning_goes_through_the_knobs_and_never_measures_twice(data, tmp_path):
     tried = []
 
