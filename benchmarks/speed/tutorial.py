@@ -22,6 +22,7 @@ from sparsecode.calibration import calibrate
 from sparsecode.fitting import FitPlan, Seeds, new_model
 from sparsecode.loader import as_rows
 from sparsecode.trainer import Trainer, TrainingOptions
+from sparsecode.transformer import USAGE_BALANCE
 from sparsecode.vae import ModelSpec, SparseVAE
 
 BATCH = 128
@@ -81,7 +82,7 @@ def network(
         encoder_sizes=encoder_hidden,
         decoder_sizes=decoder_hidden,
         image_shape=None,
-        usage_balance=0.6,
+        usage_balance=USAGE_BALANCE,
     )
     plan = FitPlan(spec, training_options(BATCH), 0.1, False, Seeds(0, 0, 0), CPU)
     return new_model(plan, as_rows(rows, CPU), torch.arange(len(rows)))
