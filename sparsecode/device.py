@@ -1,7 +1,7 @@
 """Which device to use, and with what precision."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -30,7 +30,17 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(f"device={device!r} is not supported; use 'auto', 'cpu' or 'cuda'")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}, but torch sees no GPU; use 'auto' or 'cpu'")
+    if resolved.index and resolved.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={device!r}, but torch sees {torch.cuda.device_count()} GPU(s), numbered from 0"
+        )
     return resolved
+
+
+# Where the precision of float32 products and convolutions is set, for each backend by itself.
+_CUDNN: Any = torch.backends.cudnn
+_MKLDNN: Any = torch.backends.mkldnn
+_BACKENDS = (torch.backends.cuda.matmul, _CUDNN.conv, _MKLDNN.matmul, _MKLDNN.conv)
 
 
 @contextmanager
@@ -43,23 +53,43 @@ def matmul_precision(reduced: bool) -> Iterator[None]:
         True in training, where noise far above the rounding is added anyway: TF32 on a GPU,
         bfloat16 on a CPU that has units for it. False wherever a user sees the numbers.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if reduced else "highest")
-    # Weights change within the block, so their casts are not kept.
-    autocast = torch.autocast(
-        "cpu", torch.bfloat16, enabled=reduced and _casts_pay(), cache_enabled=False
-    )
-    cudnn = torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=False,
-        deterministic=True,
-        allow_tf32=reduced,
-    )
+    before = _precision_for_all()
+    with ExitStack() as stack:
+        for backend in _BACKENDS:
+            stack.enter_context(_set(backend, "fp32_precision", "ieee"))
+        # Sets those of products, and what it sets can be read again: compiled modules do.
+        stack.callback(torch.set_float32_matmul_precision, before)
+        torch.set_float32_matmul_precision("medium" if reduced else "highest")
+        if reduced:
+            _CUDNN.conv.fp32_precision = "tf32"
+        stack.enter_context(_set(_CUDNN, "deterministic", value=True))
+        stack.enter_context(_set(_CUDNN, "benchmark", value=False))
+        stack.enter_context(torch.autocast("cuda", enabled=False))
+        # Weights change within the block, so their casts are not kept.
+        casts = reduced and _casts_pay()
+        stack.enter_context(
+            torch.autocast("cpu", torch.bfloat16, enabled=casts, cache_enabled=False)
+        )
+        yield
+
+
+def _precision_for_all() -> str:
+    """Return what torch's setting for all backends is, or its default where that is not known."""
     try:
-        with autocast, cudnn:
-            yield
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # so it is for whoever has set that of a backend by itself
+        return "highest"
+
+
+@contextmanager
+def _set(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Set an attribute within the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        setattr(owner, name, before)
 
 
 @cache
@@ -71,6 +101,12 @@ def _casts_pay() -> bool:
     """
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") and not capabilities.get("amx_bf16"))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that a new tensor can have: what torch keeps for later is free as well."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 @contextmanager

@@ -81,10 +81,12 @@ def new_model(plan: FitPlan, rows: Rows, train: Tensor) -> SparseVAE:
     """Untrained model on the plan's device, its input scaling set from the rows at ``train``."""
     # Copied at once, so that weights shared between them stay shared.
     own = copy.deepcopy((plan.encoder, plan.decoder))
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights when they are made
+    # On the CPU whatever torch's default device is: the generator is there. Torch's layers draw
+    # weights when they are made.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         model = SparseVAE(plan.spec, *own)
     mean, variance = moments(rows, train)
-    generator = torch.Generator().manual_seed(plan.seeds.weights)
+    generator = torch.Generator("cpu").manual_seed(plan.seeds.weights)
     model.initialise_(mean.cpu(), variance.cpu(), generator)
     return model.to(plan.device)
 
@@ -112,8 +114,8 @@ def fit_model(
         Go on from a copy of this model.
     progress : TrainingProgress
     """
-    shuffle = torch.Generator().manual_seed(plan.seeds.split)
-    index = torch.randperm(rows.n_rows, generator=shuffle).to(plan.device)
+    shuffle = torch.Generator("cpu").manual_seed(plan.seeds.split)
+    index = torch.randperm(rows.n_rows, generator=shuffle, device="cpu").to(plan.device)
     n_spared = n_held_out(rows.n_rows, plan.validation_fraction)
     crosses = n_spared == 0 and plan.spec.spike_weight > 0
     if crosses and plan.options.max_time is not None:
@@ -123,7 +125,9 @@ def fit_model(
         n_spared = max(1, int(plan.validation_fraction * rows.n_rows))
     train, held_out = (index[n_spared:], index[:n_spared]) if n_spared else (index, None)
 
-    model = new_model(plan, rows, train) if start is None else copy.deepcopy(start)
+    # A model that was copied or pickled came from a GPU to the CPU.
+    going_on = None if start is None else copy.deepcopy(start).to(plan.device)
+    model = new_model(plan, rows, train) if going_on is None else going_on
     if start is None:
         _warn_of_one_feature(model, rows, train)
     trainer = new_trainer(plan, model)

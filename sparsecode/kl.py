@@ -172,7 +172,9 @@ def _folded_grid(
     return (density + mirrored) @ values / width[..., 0]
 
 
+# Kept for later, so not made as tensors that only inference may use.
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
 def _hermite_rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.hermite_e.hermegauss(_HERMITE_NODES)
     weights = weights / math.sqrt(2 * math.pi)
@@ -182,12 +184,13 @@ def _hermite_rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Ten
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
 def _grid_rule(
     a: float, function: Callable[[Tensor], Tensor], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     # Beyond y² = a + 16 the integrand is under 1.2e-7.
     n_nodes = math.ceil(math.sqrt(max(a, 0.0) + 16.0) / _GRID_STEP) + 1
-    nodes = torch.arange(n_nodes, dtype=torch.float64) * _GRID_STEP
+    nodes = torch.arange(n_nodes, dtype=torch.float64, device=device) * _GRID_STEP
     values = function(a - nodes**2) * (_GRID_STEP / math.sqrt(2 * math.pi))
     values[0] /= 2  # the density is doubled at y = 0 by folding
-    return nodes.to(device, dtype), values.to(device, dtype)
+    return nodes.to(dtype), values.to(dtype)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from sparsecode.device import free_memory
 from sparsecode.streams import uploaded
 
 # Values converted at once where the whole array is passed over (moments, transform).
@@ -104,8 +105,7 @@ def as_rows(X: NDArray | sparse.csr_array, device: torch.device, in_order: bool 
 def _is_too_large(X: NDArray, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return X.nbytes > _RESIDENT_SHARE * free
+    return X.nbytes > _RESIDENT_SHARE * free_memory(device)
 
 
 def _is_mapped(X: NDArray) -> bool:
@@ -147,16 +147,15 @@ def moments(rows: Rows, index: Tensor) -> tuple[Tensor, Tensor]:
         (1979), so that large offsets do not cancel.
     """
     size = max(1, _CHUNK_VALUES // rows.n_features)
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    mean = torch.zeros(rows.n_features, dtype=torch.float64, device=index.device)
+    count, squares = 0, torch.zeros_like(mean)
     for part in index.split(size):
         x = rows.batch(part).double()
         part_mean = x.mean(0)
-        shift = part_mean - mean.to(x)
+        shift = part_mean - mean
         total = count + len(x)
-        squares = (
-            squares.to(x) + ((x - part_mean) ** 2).sum(0) + shift**2 * (count * len(x) / total)
-        )
-        mean = mean.to(x) + shift * (len(x) / total)
+        squares = squares + ((x - part_mean) ** 2).sum(0) + shift**2 * (count * len(x) / total)
+        mean += shift * (len(x) / total)
         count = total
     return mean.float(), (squares / count).float()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from sparsecode.device import resolve_device
+from sparsecode.device import free_memory, resolve_device
 from sparsecode.probe.linear import Features, Solve, solve_on_cpu
 
 ARRAY_API = "SCIPY_ARRAY_API"
@@ -68,7 +68,7 @@ class DeviceSolver:
 
     def __call__(self, model: Any, x: Features, y: NDArray[Any]) -> None:
         """Fit a logistic regression to features and labels; its attributes become numpy arrays."""
-        if not isinstance(model, LogisticRegression) or not self._has_room(x):
+        if not (_takes_tensors(model) and self._has_room(x)):
             solve_on_cpu(model, x, y)
             return
         classes, numbers = np.unique(y, return_inverse=True)
@@ -83,8 +83,7 @@ class DeviceSolver:
     def _has_room(self, x: Features) -> bool:
         if self.device.type != "cuda":
             return True
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return x.shape[0] * x.shape[1] * 4 <= free * _MEMORY_SHARE
+        return x.shape[0] * x.shape[1] * 4 <= free_memory(self.device) * _MEMORY_SHARE
 
     def _dense(self, x: Features) -> torch.Tensor:
         if not sparse.issparse(x):
@@ -97,3 +96,9 @@ class DeviceSolver:
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
         return torch.as_tensor(values, device=self.device)
+
+
+def _takes_tensors(model: Any) -> bool:
+    """Whether this version of scikit-learn fits the model to tensors."""
+    is_logistic = isinstance(model, LogisticRegression)
+    return is_logistic and bool(model.__sklearn_tags__().array_api_support)

@@ -1,7 +1,8 @@
 """Copies to and from a GPU that go on while it works: CUDA streams beside the one that computes."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from functools import cache
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ def uploaded(parts: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
     if device.type != "cuda":
         yield from parts
         return
-    computing, copying = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    computing = torch.cuda.current_stream(device)
+    copying = _copying(computing.device, "up")
     copying.wait_stream(computing)
 
     def fetch() -> Tensor | None:
@@ -57,11 +59,12 @@ def downloaded(
     if device.type != "cuda":
         yield from items
         return
-    computing, copying = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    computing = torch.cuda.current_stream(device)
+    copying = _copying(computing.device, "down")
 
     def to_host(tensor: Tensor) -> Tensor:
         tensor.record_stream(copying)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         return host.copy_(tensor, non_blocking=True)
 
     earlier: tuple[T, torch.cuda.Event] | None = None
@@ -79,3 +82,9 @@ def downloaded(
 def _arrived(item: T, copied: torch.cuda.Event) -> T:
     copied.synchronize()
     return item
+
+
+@cache
+def _copying(device: torch.device, _: Literal["up", "down"]) -> torch.cuda.Stream:
+    """Make the stream for one way, once: torch keeps the memory used on each for it alone."""
+    return torch.cuda.Stream(device)

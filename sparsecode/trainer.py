@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsecode.capture import Recording
+from sparsecode.capture import Recorder, Recording
 from sparsecode.device import matmul_precision, threads_for
 from sparsecode.distributions import GatedNormal
 from sparsecode.elbo import ElboTerms, elbo_terms
@@ -40,7 +40,7 @@ _VALIDATION_CHUNK = 4096
 _CLOCK_STEPS = 20
 # A look at the dead latents waits for a GPU, so there is one in so many steps.
 _LOOK_STEPS = 1000
-# Steps in one recording. Libraries set themselves up in the first steps, which cannot be recorded.
+# Steps in one recording.
 _STEPS_AT_ONCE = 10
 
 
@@ -203,7 +203,7 @@ class Trainer:
         """
         options = replace(options, batch_size=min(options.batch_size, len(train)))
         run = _Run(options, n_steps=options.n_epochs * (len(train) // options.batch_size))
-        run.records = _can_record(rows, train)
+        run.recorder = Recorder(train.device) if _can_record(rows, train) else None
         self._dead_after = min(_DEAD_AFTER, max(20, len(train) // options.batch_size))
         self.optimizer.param_groups[0]["weight_decay"] = options.weight_decay
         totals = _Totals(self.model.spec.n_latents, self.model.scale.device)
@@ -226,6 +226,9 @@ class Trainer:
                 FitInterruptedWarning,
                 stacklevel=2,
             )
+        finally:
+            # As large as the weights, and in the memory of recordings, which ends with them.
+            self.optimizer.zero_grad(set_to_none=True)
         best.restore(self.model)
         self.model.eval()
         return history
@@ -243,7 +246,7 @@ class Trainer:
         start = time.monotonic()
         totals.reset()
         table = epoch_index(train, run.options.batch_size, self.generator)
-        at_once = _STEPS_AT_ONCE if run.records else 1
+        at_once = _STEPS_AT_ONCE if run.recorder else 1
         self._look_for_dead()
         for indices in (table if rows.on_device else table.cpu()).split(at_once):
             if self.target.device.type == "cpu" or run.passes(_LOOK_STEPS, len(indices)):
@@ -252,6 +255,7 @@ class Trainer:
             self._take(rows, indices, run, totals)
             run.step += len(indices)
             if is_time:
+                run.wait_for_earlier_steps(self.target.device)
                 if progress:
                     progress(run.step, run.n_steps, None)
                 if run.is_over():
@@ -273,15 +277,18 @@ class Trainer:
         schedule = self._schedule(run, len(indices))
         kind = self._revives, len(indices)
         n_steps = self.n_steps + len(indices)
-        if run.records and run.step > 0 and kind not in run.recordings:
+        if run.recorder and run.is_worth_recording(*kind):
             spare = _copied(self.generator)
             try:
-                run.recordings[kind] = Recording(steps, (indices, schedule), self.generator)
+                recording = run.recorder.record(steps, (indices, schedule), self.generator)
+                run.recordings[kind] = recording
             except RuntimeError as error:  # a network that waits for the GPU, for one
-                run.records, self.unrecorded = False, str(error).partition("\n")[0]
+                cause = error.__context__ or error  # what the end of a recording says is less
+                run.recorder, self.unrecorded = None, str(cause).partition("\n")[0]
                 run.recordings.clear()
                 # An aborted recording leaves its generator in the state of being recorded.
                 self.generator = spare
+        run.warm.add(self._revives)
         run.recordings.get(kind, steps)(indices, schedule)
         self.n_steps = n_steps  # a recording counts only while it is made
 
@@ -353,7 +360,7 @@ class Trainer:
             done = _MIDDLE if run.options.constant else run.progress(run.step + i)
             rate = run.options.learning_rate * _warm_up_cosine(done)
             table.append((rate, self.model.spec.spike_weight * _annealed(done)))
-        return torch.tensor(table).to(self.target.device, non_blocking=True)
+        return torch.tensor(table, device="cpu").to(self.target.device, non_blocking=True)
 
     def _record(
         self, totals: "_Totals", rows: Rows, validation: Tensor | None, run: "_Run", start: float
@@ -429,8 +436,10 @@ class _Run:
         self.n_steps = n_steps
         self.step = 0
         self.start = time.monotonic()
-        self.records = False
-        self.recordings: dict[tuple[bool, int], Callable[[Tensor, Tensor], None]] = {}
+        self.recorder: Recorder | None = None
+        self.recordings: dict[tuple[bool, int], Recording] = {}
+        self.warm: set[bool] = set()
+        self._earlier: torch.cuda.Event | None = None
 
     def seconds(self) -> float:
         return time.monotonic() - self.start
@@ -438,6 +447,24 @@ class _Run:
     def passes(self, interval: int, n_steps: int) -> bool:
         """Whether a multiple of ``interval`` is reached by the next steps."""
         return (self.step + n_steps) // interval > self.step // interval
+
+    def is_worth_recording(self, revives: bool, n_steps: int) -> bool:
+        """Whether steps of this kind are not recorded, were launched before, and go on for long.
+
+        Libraries set themselves up when they are first used, which cannot be recorded.
+        """
+        is_new = (revives, n_steps) not in self.recordings
+        return is_new and revives in self.warm and self.n_steps - self.step >= 2 * n_steps
+
+    def wait_for_earlier_steps(self, device: torch.device) -> None:
+        """Let a GPU come near: launched steps are not done, and clocks are looked at here.
+
+        Waits for what had been launched at the last call, so that there is always more to do.
+        """
+        if device.type == "cuda":
+            if self._earlier is not None:
+                self._earlier.synchronize()
+            self._earlier = torch.cuda.current_stream(device).record_event()
 
     def progress(self, step: int) -> float:
         by_steps = step / self.n_steps

@@ -361,6 +361,8 @@ class SparseVAETransformer(
             self.model_ = new_model(plan, rows, index)
             self.history_, self.n_iter_, self.image_options_ = [], 0, None
             self.density_ = 1.0 - self.p
+        elif self.model_.scale.device != index.device:  # a copy is on the CPU, or `device` changed
+            self.model_, self._trainer = self.model_.to(index.device), None
         trainer = getattr(self, "_trainer", None) or new_trainer(plan, self.model_)
         options = replace(plan.options, n_epochs=1, constant=True, n_iter_no_change=None)
         self.history_ = self.history_ + trainer.fit(rows, index, None, options)
@@ -591,7 +593,7 @@ class SparseVAETransformer(
             for x, z in zip(self._chunks(rows), self._chunks(starts), strict=True):
                 dtype = model.scale.dtype
                 refined = refine(model, x.to(dtype), z.to(dtype), n_steps, n_swaps).float()
-                parts.append(Codes.of_dense(refined))
+                parts.append(Codes.of_dense(refined).moved(Tensor.cpu))
         return self._output(parts, rows.n_rows)
 
     def inclusion_proba(self, X: ArrayLike | Matrix) -> NDArray[np.float32]:
@@ -642,9 +644,9 @@ class SparseVAETransformer(
         resolve_likelihood(self.likelihood_, rows)  # refuses values out of its range
         # In float64 a row's gates, and so its bound, do not depend on the rows beside it.
         model = copy.deepcopy(self.model_).double()
-        generator = torch.Generator().manual_seed(_BOUND_SEED)
-        noise = torch.randn(2, _IMPORTANCE_SAMPLES, model.spec.n_latents, generator=generator)
-        noise = noise.to(model.scale)
+        generator = torch.Generator("cpu").manual_seed(_BOUND_SEED)
+        shape = (2, _IMPORTANCE_SAMPLES, model.spec.n_latents)
+        noise = torch.randn(shape, generator=generator, device="cpu").to(model.scale)
         parts = [iwae_bound(model, x.double(), noise).cpu().numpy() for x in self._chunks(rows)]
         return np.concatenate(parts)
 

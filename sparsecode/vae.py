@@ -292,15 +292,15 @@ class SparseVAE(nn.Module):
     def prior(self) -> Distribution:
         """Prior of one latent; independent and the same for all k."""
         zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
+        weight = self.spec.spike_weight * one
+        # Tensors throughout: a number would be sent to a GPU each time, which waits for it.
         if self.spec.posterior == "spike_slab":
-            return SpikeAndSlab(self.spec.spike_weight * one, 0.0, validate_args=False)
+            return SpikeAndSlab(weight, zero, one, validate_args=False)
         if self.spec.prior == "normal":
             return Normal(zero, one, validate_args=False)
         if self.spec.prior == "laplace":  # of unit variance, as the normal
             return Laplace(zero, one / math.sqrt(2), validate_args=False)
-        return SpikeAndSlab(
-            self.spec.spike_weight * one, self.spec.spike_scale, validate_args=False
-        )
+        return SpikeAndSlab(weight, self.spec.spike_scale * one, one, validate_args=False)
 
     def inclusion_proba(self, x: Tensor) -> Tensor:
         """P(z != 0 | x), (n, k).

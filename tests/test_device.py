@@ -40,6 +40,42 @@ def test_a_users_own_setting_is_put_aside_and_comes_back(casts):
     assert torch.get_float32_matmul_precision() == before
 
 
+BACKENDS = torch.backends
+SETTINGS = {
+    "all": (BACKENDS, "tf32"),
+    "all, exact": (BACKENDS, "ieee"),
+    "products": (BACKENDS.cuda.matmul, "tf32"),
+    "convolutions": (BACKENDS.cudnn.conv, "ieee"),
+    "cuDNN": (BACKENDS.cudnn, "tf32"),
+    "CPU": (BACKENDS.mkldnn.matmul, "bf16"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_backends_own_setting_is_put_aside_and_comes_back(name):
+    # Once one of these is set, torch refuses to read its older settings.
+    owner, value = SETTINGS[name]
+    before = owner.fp32_precision
+    owner.fp32_precision = value
+    try:
+        check_that_settings_come_back()
+    finally:
+        owner.fp32_precision = before
+
+
+def check_that_settings_come_back():
+    places = [*device._BACKENDS, BACKENDS, BACKENDS.cudnn, BACKENDS.cudnn.rnn]
+    before = [place.fp32_precision for place in places]
+    a, b = factors()
+    for reduced in (True, False):
+        with matmul_precision(reduced):
+            # Compiled modules read it.
+            assert torch.get_float32_matmul_precision() == ("medium" if reduced else "highest")
+        assert [place.fp32_precision for place in places] == before
+    with matmul_precision(reduced=False):
+        torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-5, atol=0)
+
+
 def test_weights_that_change_are_multiplied_as_they_are(casts):
     layer, x = torch.nn.Linear(50, 1, bias=False), torch.ones(1, 50)
     with matmul_precision(reduced=True):

@@ -2,6 +2,7 @@ import math
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,10 +291,11 @@ def test_ctrl_c_keeps_the_model():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("posterior", ["spike_slab", "gaussian"])
-def test_a_step_never_waits_for_the_gpu(posterior):
+@pytest.mark.parametrize("kl_samples", [0, 2])
+def test_a_step_never_waits_for_the_gpu(posterior, kl_samples):
     ours = Trainer(model(posterior=posterior).cuda(), torch.Generator("cuda").manual_seed(0))
     x = torch.rand(64, 6, device="cuda")
-    chosen = options()
+    chosen = options(kl_samples=kl_samples)
     from_trainer = ours.fit(as_rows(x.cpu().numpy(), x.device), EVERY[:64].cuda(), None, chosen)
     assert len(from_trainer) == 3
     totals = sys.modules["sparsecode.trainer"]._Totals(4, x.device)
@@ -335,7 +337,7 @@ def losses(history):
 def record_with(monkeypatch, recording):
     module = sys.modules["sparsecode.trainer"]
     monkeypatch.setattr(module, "_can_record", lambda rows, train: True)
-    monkeypatch.setattr(module, "Recording", recording)
+    monkeypatch.setattr(module, "Recorder", lambda device: SimpleNamespace(record=recording))
     monkeypatch.setattr(Stand, "made", 0)
 
 
@@ -366,7 +368,7 @@ def test_steps_that_cannot_be_recorded_are_the_steps(rows, monkeypatch):
 def test_why_nothing_was_recorded_is_said_when_asked(make, digits, monkeypatch, capsys):
     record_with(monkeypatch, Refuses)
     for verbose in (0, 1):
-        make(max_iter=2, verbose=verbose).fit(digits[:500])
+        make(max_iter=4, verbose=verbose).fit(digits[:500])
         said = "could be recorded: operation not permitted" in capsys.readouterr().err
         assert said is bool(verbose)
 
@@ -414,6 +416,7 @@ def test_a_network_that_waits_for_the_gpu_trains_without_recordings(make, digits
     fitted = make(n_components=8, **networks, max_iter=3, device="cuda", verbose=1)
     codes = fitted.fit_transform(digits[:500])
     assert "could be recorded: " in capsys.readouterr().err
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert all(math.isfinite(record.loss) for record in fitted.history_)
     assert codes.shape == (500, 8)
 

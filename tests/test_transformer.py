@@ -218,6 +218,34 @@ def test_every_kind_of_matrix_gives_the_same_codes(make, digits, tmp_path):
         np.testing.assert_array_equal(coder.score_samples(kind), expected.score_samples(X))
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"posterior": "gaussian"}, {"image_shape": (8, 8)}, {"hidden_sizes": (4,)}],
+    ids=str,
+)
+def test_torchs_default_device_does_not_matter(make, digits, parameters):
+    # Nothing can be computed on "meta": whoever is made there by mistake is found.
+    expected = make(max_iter=2, **parameters).fit(digits[:100])
+    with torch.device("meta"):
+        fitted = make(max_iter=2, **parameters).fit(digits[:100])
+        codes = fitted.transform(digits[:50])
+        assert same_bits(codes, expected.transform(digits[:50]))
+        for function in ("inclusion_proba", "score_samples", "refine", "partial_fit"):
+            getattr(fitted, function)(digits[:50])
+        fitted.inverse_transform(codes)
+        fitted.sample(2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("function", ["partial_fit", "fit"])
+def test_a_copy_which_is_on_the_cpu_trains_on_where_the_original_did(make, digits, function):
+    original = make(max_iter=2, warm_start=True, device="cuda").fit(digits[:500])
+    copied = copy.deepcopy(original)
+    getattr(copied, function)(digits[:500])
+    assert copied.model_.scale.device.type == "cuda"
+
+
 def test_the_input_is_not_changed(make, digits):
     X = digits[:200].copy()
     coder = make().fit(X)
