@@ -2,10 +2,11 @@
 
 Chosen by ``python -m benchmarks.codes tune --data-dir ../shared/data``: on each data set, seed 0,
 mean squared error on the validation rows, probe accuracy where errors are within 1 % of each other;
-what is tuned for the probe, by the probe with all labels. Every trial is in ``benchmarks/results/codes_tuning.jsonl``. What is not listed for Fashion-MNIST
-takes what was chosen on MNIST at that point; what is listed nowhere has not been searched and takes
-each grid's first value. The search was done at two of the points; a third takes what was chosen at
-the nearest in k. Ours has no settings of its own for any point or data set.
+what is tuned for the probe, by the probe with all labels. Every trial is in
+``benchmarks/results/codes_tuning.jsonl``. What is not listed for Fashion-MNIST takes what was
+chosen on MNIST at that point; what is listed nowhere has not been searched and takes each grid's
+first value. The search was done at two of the points; a third takes what was chosen at the nearest
+in k. Ours has no settings of its own for any point or data set.
 """
 
 import math
