@@ -30,9 +30,10 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(f"device={device!r} is not supported; use 'auto', 'cpu' or 'cuda'")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}, but torch sees no GPU; use 'auto' or 'cpu'")
-    if resolved.index and resolved.index >= torch.cuda.device_count():
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device={device!r}, but torch sees {torch.cuda.device_count()} GPU(s), numbered from 0"
+            f"device={device!r}, but torch sees {torch.cuda.device_count()} GPU(s), numbered from "
+            "0; use one of these, or 'auto'"
         )
     return resolved
 

@@ -125,11 +125,11 @@ def fit_model(
         n_spared = max(1, int(plan.validation_fraction * rows.n_rows))
     train, held_out = (index[n_spared:], index[:n_spared]) if n_spared else (index, None)
 
-    # A model that was copied or pickled came from a GPU to the CPU.
-    going_on = None if start is None else copy.deepcopy(start).to(plan.device)
-    model = new_model(plan, rows, train) if going_on is None else going_on
     if start is None:
+        model = new_model(plan, rows, train)
         _warn_of_one_feature(model, rows, train)
+    else:  # on the CPU, if it was copied or pickled
+        model = copy.deepcopy(start).to(plan.device)
     trainer = new_trainer(plan, model)
     callback = progress.stage("training", plan.options.n_epochs)
     history = trainer.fit(rows, train, held_out, plan.options, callback)

@@ -89,3 +89,13 @@ def test_weights_that_change_are_multiplied_as_they_are(casts):
 def test_a_device_that_is_not_there_is_named(name):
     with pytest.raises(ValueError, match=f"device='{name}'"):
         resolve_device(name)
+
+
+def test_a_gpu_has_one_of_the_numbers_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cuda") == torch.device("cuda")
+    assert resolve_device("cpu:3").type == "cpu"
+    with pytest.raises(ValueError, match=r"device='cuda:2', but torch sees 2 GPU\(s\)"):
+        resolve_device("cuda:2")

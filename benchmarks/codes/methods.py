@@ -1,6 +1,5 @@
 """The registry: every line of the table, and what ``tune`` tries for it."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +19,10 @@ _DICTIONARY: dict[str, Any] = {"alpha": (1.0, 0.5, 2.0, 4.0), "steps": (200,)}
 _fit_dense_vae = remember_last(partial(fit_network, variational.DenseVAE))
 
 
-def _network(name: str, label: str, family: Any, build: Any, grid: dict[str, Any]) -> Method:
-    return Method(name, label, family, partial(fit_network, build), grid)
+def _network(
+    name: str, label: str, family: Any, build: Any, grid: dict[str, Any], **options: Any
+) -> Method:
+    return Method(name, label, family, partial(fit_network, build), grid, **options)
 
 
 def _pair(name: str, label: str, family: Any, fit: Any, **options: Any) -> tuple[Method, Method]:
@@ -72,14 +73,12 @@ _ALL = (
     ),
     _network("k_sparse", "k-sparse AE", "autoencoder", autoencoders.KSparse, _AUTOENCODER),
     # With the weight decay that our recipe has.
-    replace(
-        _network(
-            "k_sparse_decay",
-            "k-sparse AE, decay, for probes",
-            "autoencoder",
-            autoencoders.KSparse,
-            {"lr": (8e-3, 4e-3, 1.6e-2, 2e-3), "weight_decay": (0.1, 0.0, 0.3, 1.0)},
-        ),
+    _network(
+        "k_sparse_decay",
+        "k-sparse AE, decay, for probes",
+        "autoencoder",
+        autoencoders.KSparse,
+        {"lr": (8e-3, 4e-3, 1.6e-2, 2e-3), "weight_decay": (0.1, 0.0, 0.3, 1.0)},
         tuned_for="probe",
     ),
     _network("topk_mlp", "TopK AE, MLP", "autoencoder", autoencoders.TopKMlp, _AUTOENCODER),

@@ -68,8 +68,7 @@ def judge(data: DataSet, method: Method, point: Point, settings: dict[str, Any])
     rows, validation = split_rows(data.train, SEED)
     labels, validation_labels = split_rows(data.train_labels, SEED)
     codes = fitted.encode(validation)
-    n_probe = len(rows) if method.tuned_for == "probe" else _PROBE_ROWS
-    chosen = encoded_rows(len(rows), n_probe)
+    chosen = encoded_rows(len(rows), None if method.tuned_for == "probe" else _PROBE_ROWS)
     probe = linear_probe(fitted.encode(rows[chosen]), labels[chosen], codes, validation_labels)
     return {
         "validation_mse": mse(unit_float(validation), fitted.decode(codes)),
