@@ -30,7 +30,8 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(f"device={device!r} is not supported; use 'auto', 'cpu' or 'cuda'")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}, but torch sees no GPU; use 'auto' or 'cpu'")
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+    has_number = resolved.type == "cuda" and resolved.index is not None
+    if has_number and resolved.index >= torch.cuda.device_count():
         raise ValueError(
             f"device={device!r}, but torch sees {torch.cuda.device_count()} GPU(s), numbered from "
             "0; use one of these, or 'auto'"
