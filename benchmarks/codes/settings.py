@@ -59,8 +59,11 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(64, 13): {"lr": 0.004, "beta": 0.3, "hidden": 512},
             Point(512, 26): {"lr": 0.002, "beta": 0.3, "hidden": 0},
         },
+        # The steps of the second and third are what time allows: one takes .8 s and more there.
         "dictionary": {
-            Point(512, 26): {"alpha": 1.0, "steps": 200},
+            Point(64, 13): {"alpha": 2.0, "steps": 3000},
+            Point(512, 26): {"alpha": 1.0, "steps": 1000},
+            Point(1000, 25): {"alpha": 1.0, "steps": 200},
         },
         "nmf": {
             Point(64, 13): {"alpha": 0.0001, "steps": 50},
@@ -92,6 +95,9 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         },
         "topk_mlp": {
             Point(64, 13): {"lr": 0.008},
+        },
+        "dictionary": {
+            Point(64, 13): {"alpha": 2.0, "steps": 3000},
         },
     },
 }

@@ -1,6 +1,6 @@
 """The small search behind `settings`: one knob after the other, judged on validation rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.codes.measures import encoded_rows
@@ -26,7 +26,10 @@ def tune(data: DataSet, points: Iterable[Point], names: Iterable[str], file: Row
 
 
 def search(data: DataSet, method: Method, point: Point, file: RowFile) -> Row:
-    """Go through the knobs in order, keeping the best value of each before the next."""
+    """Go through the knobs in order, keeping the best value of each before the next.
+
+    Where the best is the last of its grid, the search goes on past it until it is not.
+    """
 
     def trial(settings: dict[str, Any]) -> Row:
         key = {
@@ -38,11 +41,27 @@ def search(data: DataSet, method: Method, point: Point, file: RowFile) -> Row:
         }
         return file.get(key, lambda: judge(data, method, point, settings))
 
+    choose = best_probe if method.tuned_for == "probe" else winner
     best = trial({name: values[0] for name, values in method.grid.items()})
     for name, values in method.grid.items():
         trials = [trial({**best["settings"], name: value}) for value in values]
-        best = best_probe(trials) if method.tuned_for == "probe" else winner(trials)
+        best = choose(trials)
+        while (value := beyond([row["settings"][name] for row in trials], best, name)) is not None:
+            trials.append(trial({**best["settings"], name: value}))
+            best = choose(trials)
     return best
+
+
+def beyond(values: Sequence[Any], best: Row, name: str) -> float | None:
+    """Return the next value past an end of the grid, if the best one is that end.
+
+    As far from it as the value before it is. Floats only: counts and sizes are not searched so.
+    """
+    chosen, ordered = best["settings"][name], sorted(values)
+    if not isinstance(chosen, float) or len(ordered) < 2:
+        return None
+    neighbour = {ordered[0]: ordered[1], ordered[-1]: ordered[-2]}.get(chosen)
+    return float(f"{chosen**2 / neighbour:.3g}") if chosen and neighbour else None
 
 
 def winner(trials: list[Row]) -> Row:

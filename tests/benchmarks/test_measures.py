@@ -207,6 +207,27 @@ def test_the_tuning_goes_through_the_knobs_and_never_measures_twice(data, tmp_pa
     assert pasted == {"made up": {best["method"]: {Point(8, 3): {"a": 2, "b": 2}}}}
 
 
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (2.0, [1.0, 2.0, 4.0]),
+        (30.0, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]),
+        (0.2, [1.0, 2.0, 4.0, 0.5, 0.25, 0.125]),
+    ],
+)
+def test_the_tuning_goes_on_where_the_last_value_of_a_grid_is_the_best(
+    data, tmp_path, monkeypatch, best, tried
+):
+    def judge(data, method, point, settings):
+        return {"validation_mse": max(abs(settings["a"] - best), 5e-3), "validation_probe": 0}
+
+    monkeypatch.setattr(tune, "judge", judge)
+    method = Method("made_up", "made up", "classical", None, {"a": (1.0, 2.0, 4.0)})
+    file = RowFile(tmp_path / "tuning.jsonl", fresh=True)
+    tune.search(data, method, Point(8, 3), file)
+    assert [row["settings"]["a"] for row in file.rows] == tried
+
+
 def test_rows_of_the_settings_in_force_replace_earlier_ones():
     key = {"data": "MNIST", "k": 64, "l0": 13, "method": "topk"}
     point, topk = Point(64, 13), METHODS["topk"]
