@@ -37,6 +37,7 @@ from benchmarks.common import (
     load_fashion,
     load_mnist,
     mean_sd,
+    measured_on,
     mse,
     parser,
     print_notes,
@@ -188,8 +189,11 @@ def notes(steps: int) -> tuple[str, ...]:
 def write_markdown(path: Path, rows: Sequence[Row], steps: int) -> None:
     """Write all tables and notes."""
     parts = [f"### {title}\n\n{markdown(table)}" for title, table in tables(rows).items()]
-    made = sorted({f"Measured on {row['machine']}." for row in rows})
-    said = [*notes(steps), *sorted({row["note"] for row in rows if row["note"]}), *made]
+    said = [
+        *notes(steps),
+        *sorted({row["note"] for row in rows if row["note"]}),
+        *measured_on(rows),
+    ]
     path.write_text("\n\n".join([*parts, *said]) + "\n")
 
 

@@ -125,6 +125,8 @@ def unit_float(rows: NDArray) -> NDArray[np.float32]:
 
 # -- the machine ---------------------------------------------------------------------------------
 
+_SOURCES_MARK = " (sources "
+
 
 def machine() -> str:
     """CPU, threads, GPU and versions in one line."""
@@ -132,8 +134,20 @@ def machine() -> str:
     return (
         f"{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), "
         f"{gpu}; Python {platform.python_version()}, torch {torch.__version__}, scikit-learn "
-        f"{sklearn.__version__}, sparsecode {sparsecode.__version__} (sources {_SOURCES})"
+        f"{sklearn.__version__}, sparsecode {sparsecode.__version__}{_SOURCES_MARK}{_SOURCES})"
     )
+
+
+def measured_on(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say which machines made these rows: a sentence each, with all sources that ran there."""
+    sources: dict[str, set[str]] = {}
+    for row in rows:
+        place, _, source = row["machine"].removesuffix(")").partition(_SOURCES_MARK)
+        sources.setdefault(place, set()).add(source)
+    return [
+        f"Measured on {place}{_SOURCES_MARK}{', '.join(sorted(sources[place]))})."
+        for place in sorted(sources)
+    ]
 
 
 def _fingerprint() -> str:
@@ -297,7 +311,7 @@ def print_console(content: object, width: int = _WIDTH) -> None:
 
 def print_notes(notes: Iterable[str], rows: Sequence[Row]) -> None:
     """Print notes and the machines that made these rows."""
-    for note in (*notes, *sorted({f"Measured on {row['machine']}." for row in rows})):
+    for note in (*notes, *measured_on(rows)):
         if note:
             print_console(note)
 

@@ -35,6 +35,7 @@ from benchmarks.common import (
     export,
     load_mnist,
     mean_sd,
+    measured_on,
     parser,
     print_notes,
     print_table,
@@ -316,9 +317,8 @@ def show(args: argparse.Namespace, rows: list[Row]) -> None:
         print_table(title, cells)
     said = notes(args.epochs, args.n_test)
     print_notes(said, rows)
-    machines = sorted({f"Measured on {row['machine']}." for row in rows})
     text = [f"### {title}\n\n{markdown(cells)}" for title, cells in tables.items()]
-    (RESULTS / "density.md").write_text("\n\n".join([*text, *said, *machines]) + "\n")
+    (RESULTS / "density.md").write_text("\n\n".join([*text, *said, *measured_on(rows)]) + "\n")
     export(args.out, table(rows))
 
 

@@ -47,6 +47,7 @@ from benchmarks.common import (
     linear_probe,
     load_small_digits,
     mean_sd,
+    measured_on,
     parser,
     print_notes,
     print_table,
@@ -390,8 +391,7 @@ def main() -> None:
     ]
     print_notes(notes, rows)
     parts = [f"### {name} ({_sizes(rows, name)})\n\n{markdown(t)}" for name, t in tables.items()]
-    machines = sorted({f"Measured on {row['machine']}." for row in rows})
-    text = "\n\n".join([*parts, *filter(None, notes), *machines])
+    text = "\n\n".join([*parts, *filter(None, notes), *measured_on(rows)])
     args.rows.with_suffix(".md").write_text(text + "\n")
     export(args.out, [{"data": name, **row} for name, t in tables.items() for row in t])
 

@@ -8,7 +8,15 @@ from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
 from benchmarks.codes.settings import settings_for
 from benchmarks.codes.training import STEPS
-from benchmarks.common import PROBE_NOTE, Row, mean_sd, print_console, print_notes, print_table
+from benchmarks.common import (
+    PROBE_NOTE,
+    Row,
+    mean_sd,
+    measured_on,
+    print_console,
+    print_notes,
+    print_table,
+)
 
 Cells = dict[str, str]
 
@@ -152,8 +160,7 @@ def write_markdown(
     for data in dict.fromkeys(row["data"] for row in rows):
         if table := settings_table(rows, points, data):
             parts.append(f"### Settings of the rivals, {data}\n\n{markdown(table)}")
-    machines = sorted({f"Measured on {row['machine']}." for row in rows})
-    text = [note for note in (*NOTES, *caveats(rows), *notes, *machines) if note]
+    text = [note for note in (*NOTES, *caveats(rows), *notes, *measured_on(rows)) if note]
     path.write_text("\n\n".join([*parts, *text]) + "\n")
 
 

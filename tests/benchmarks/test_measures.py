@@ -11,7 +11,7 @@ from benchmarks.codes import measures, plot, table, tune
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point, Scaling, Task, keep_largest, split_rows
 from benchmarks.codes.settings import settings_for
-from benchmarks.common import DataSet, RowFile
+from benchmarks.common import DataSet, RowFile, machine, measured_on
 
 
 @pytest.fixture
@@ -138,12 +138,20 @@ def test_a_measured_row_fills_the_table(data, name):
 
 def test_markdown_has_one_line_for_each_coder(data, tmp_path):
     method, point = METHODS["pca"], Point(8, 3)
-    key = {"data": data.name, "k": 8, "l0": 3, "method": "pca", "seed": 0, "machine": "a machine"}
+    key = {"data": data.name, "k": 8, "l0": 3, "method": "pca", "seed": 0, "machine": machine()}
     row = {**key, **measures.measure(method, data, point, 0, {})}
     table.write_markdown(tmp_path / "codes.md", [row], [point], [])
     text = (tmp_path / "codes.md").read_text()
     assert text.count("| PCA, dense |") == 2
-    assert "a machine" in text
+    assert f"Measured on {machine()}." in text
+
+
+def test_a_machine_is_named_once_with_all_sources_that_ran_there():
+    rows = [{"machine": f"{place} (sources {source})"} for place in "BA" for source in (2, 1, 2)]
+    assert measured_on(rows) == [
+        "Measured on A (sources 1, 2).",
+        "Measured on B (sources 1, 2).",
+    ]
 
 
 def test_two_methods_of_one_fit_share_it(data):
