@@ -44,7 +44,7 @@ from sparsecode.fitting import FitPlan, Seeds, fit_model, new_model, new_trainer
 from sparsecode.loader import Rows, as_rows, chunks
 from sparsecode.networks import ImageShape
 from sparsecode.progress import TrainingProgress
-from sparsecode.refinement import refine
+from sparsecode.refinement import Refinement
 from sparsecode.sources import Matrix
 from sparsecode.trainer import EpochRecord, Trainer, TrainingOptions
 from sparsecode.vae import ModelSpec, SparseVAE
@@ -590,9 +590,10 @@ class SparseVAETransformer(
         starts = as_rows(start, model.scale.device)
         parts = []
         with torch.no_grad(), matmul_precision(reduced=False):
+            refine = Refinement(model, n_steps, n_swaps)
             for x, z in zip(self._chunks(rows), self._chunks(starts), strict=True):
                 dtype = model.scale.dtype
-                refined = refine(model, x.to(dtype), z.to(dtype), n_steps, n_swaps).float()
+                refined = refine(x.to(dtype), z.to(dtype)).float()
                 parts.append(Codes.of_dense(refined).moved(Tensor.cpu))
         return self._output(parts, rows.n_rows)
 

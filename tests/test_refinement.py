@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsecode import SparseVAETransformer
 from sparsecode.networks import build_decoder
-from sparsecode.refinement import _Tangents
+from sparsecode.refinement import _InnerProducts, _system, _Tangents
 
 N = 150
 
@@ -178,7 +178,30 @@ def test_tangents_through_the_layers_are_those_of_forward_mode(sizes):
     assert fast.paths
     assert general.paths is None
     with torch.no_grad():
-        torch.testing.assert_close(fast(z, column), general(z, column))
+        torch.testing.assert_close(fast.tangents(z, column), general.tangents(z, column))
+
+
+@pytest.mark.parametrize("sizes", [(), (7,)])
+def test_inner_products_make_the_system_that_tangents_make(sizes):
+    generator = torch.Generator().manual_seed(0)
+    decoder = build_decoder(10, 6, sizes, None, is_gated=True).double()
+    for weight in decoder.parameters():
+        weight.data.normal_(generator=generator)
+    z, score = (torch.randn(5, n, generator=generator).double() for n in (6, 10))
+    column = torch.stack([torch.randperm(6, generator=generator)[:3] for _ in z])
+    information = torch.full_like(score, 3.0)
+    layers = (decoder.linear, decoder.hidden) if sizes else (decoder[0], None)
+    with torch.no_grad():
+        looked_up = _InnerProducts(*layers)(z, column, score, information)
+        torch.testing.assert_close(looked_up, _Tangents(decoder)(z, column, score, information))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("sizes", [(), (32,), (32, 16), (80,)])
+def test_the_faster_system_is_taken_where_it_holds(sizes, likelihood, digits):
+    coder = fitted(digits / 16, hidden_sizes=sizes, likelihood=likelihood, max_iter=1)
+    holds = likelihood == "gaussian" and sizes in ((), (32,))
+    assert isinstance(_system(coder.model_), _InnerProducts if holds else _Tangents)
 
 
 @pytest.mark.gpu

@@ -32,7 +32,7 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(512, 26): {"lr": 0.002, "bandwidth": 1.0},
         },
         "k_sparse": {
-            Point(64, 13): {"lr": 0.016},
+            Point(64, 13): {"lr": 0.032},
             Point(512, 26): {"lr": 0.016},
         },
         "k_sparse_decay": {
@@ -47,13 +47,13 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(512, 26): {"lr": 0.004, "weight_decay": 1.0},
         },
         "vsc": {
-            Point(64, 13): {"lr": 0.002, "beta": 1.0, "hidden": 512},
+            Point(64, 13): {"lr": 0.002, "beta": 3.33, "hidden": 512},
         },
         "vsc_threshold": {
-            Point(64, 13): {"lr": 0.002, "beta": 0.3, "hidden": 512},
+            Point(64, 13): {"lr": 0.002, "beta": 0.027, "hidden": 512},
         },
         "vaease": {
-            Point(64, 13): {"lr": 0.004, "beta": 1.0, "hidden": 512},
+            Point(64, 13): {"lr": 0.004, "beta": 3.33, "hidden": 512},
         },
         "vae": {
             Point(64, 13): {"lr": 0.004, "beta": 0.3, "hidden": 512},
@@ -69,7 +69,7 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(64, 13): {"alpha": 0.0001, "steps": 50},
         },
         "sparse_pca": {
-            Point(64, 13): {"alpha": 0.3, "steps": 5},
+            Point(64, 13): {"alpha": 0.09, "steps": 5},
         },
     },
     "Fashion-MNIST": {
@@ -98,6 +98,12 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         },
         "dictionary": {
             Point(64, 13): {"alpha": 2.0, "steps": 3000},
+        },
+        "nmf": {
+            Point(64, 13): {"alpha": 0.0, "steps": 50},
+        },
+        "sparse_pca": {
+            Point(64, 13): {"alpha": 0.00243, "steps": 5},
         },
     },
 }
