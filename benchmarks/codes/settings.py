@@ -48,12 +48,14 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         },
         "vsc": {
             Point(64, 13): {"lr": 0.002, "beta": 3.33, "hidden": 512},
+            Point(512, 26): {"lr": 0.001, "beta": 1.0, "hidden": 512},
         },
         "vsc_threshold": {
             Point(64, 13): {"lr": 0.002, "beta": 0.027, "hidden": 512},
         },
         "vaease": {
             Point(64, 13): {"lr": 0.004, "beta": 3.33, "hidden": 512},
+            Point(512, 26): {"lr": 0.002, "beta": 1.0, "hidden": 512},
         },
         "vae": {
             Point(64, 13): {"lr": 0.004, "beta": 0.3, "hidden": 512},
@@ -101,6 +103,13 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         },
         "nmf": {
             Point(64, 13): {"alpha": 0.0, "steps": 50},
+        },
+        "vsc": {
+            Point(64, 13): {"lr": 0.002, "beta": 1.0, "hidden": 512},
+            Point(512, 26): {"lr": 0.0005, "beta": 0.3, "hidden": 512},
+        },
+        "vaease": {
+            Point(64, 13): {"lr": 0.001, "beta": 3.33, "hidden": 512},
         },
         "sparse_pca": {
             Point(64, 13): {"alpha": 0.00243, "steps": 5},

@@ -5,8 +5,9 @@ python -m benchmarks.speed.transform --data-dir ../shared/data --threads 1
 ``product``: 60,000 rows at 512 latents, beside the bare products of the encoder in torch on all
 rows at once, the same in chunks that fit the cache (which writes less to memory), and OMP with as
 many non-zeros (some rows, scaled up: each costs the same). ``rows``, ``latents``, ``density``: what
-a row costs against each. ``inverse``: `inverse_transform` of CSR beside that of the same codes
-dense. The limit is the multiply-adds of the products at the best rate of a product of one chunk.
+a row costs against each. ``refined``: `refine` beside OMP. ``inverse``: `inverse_transform` of CSR
+beside that of the same codes dense. The limit is the multiply-adds of the products at the best rate
+of a product of one chunk.
 """
 
 import argparse
@@ -44,6 +45,7 @@ _ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 _MANY_ROWS = 10_000_000
 _LATENTS = (64, 256, 1_024, 4_096, 16_384, 65_536)
 _DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+_REFINED = ((64, 13), (512, 26), (1_000, 25))
 _INVERSE = ((512, 0.1), (512, 0.05), (512, 0.02), (4_096, 0.05), (4_096, 0.01))
 # Few enough that the largest number of latents takes seconds, not minutes.
 _LATENT_ROWS = 2_048
@@ -154,16 +156,12 @@ def _product(rows: Rows, rounds: int) -> Row:
     bare = BareProduct(estimator, len(rows))
     chunked = BareProduct(estimator, rows_at_once(estimator.model_))
     some = unit_float(rows[:_OMP_ROWS])
-    dictionary = estimator.model_.dictionary
-    if dictionary is None:
-        raise TypeError("the estimator has no dictionary")
-    atoms = dictionary.weight.detach().numpy().T.copy()
     timings = in_turn(
         {
             "transform": lambda: estimator.transform(rows),
             "bare": lambda: bare(rows),
             "chunked": lambda: chunked(rows),
-            "omp": lambda: omp(some - some.mean(0), atoms, L0),
+            "omp": lambda: omp(some - some.mean(0), _atoms(estimator), L0),
         },
         rounds,
     )
@@ -183,6 +181,47 @@ def _limit(n: int, estimator: SparseVAETransformer) -> float:
     d, k = estimator.n_features_in_, estimator.n_components
     rate = product_rate(min(n, _CHUNK), d, k)
     return n * estimator.model_.multiply_adds_per_row / rate
+
+
+def _atoms(estimator: SparseVAETransformer) -> NDArray[np.float32]:
+    dictionary = estimator.model_.dictionary
+    if dictionary is None:
+        raise TypeError("the estimator has no dictionary")
+    return dictionary.weight.detach().numpy().T.copy()
+
+
+def refined(args: argparse.Namespace, file: RowFile) -> None:
+    """Refined codes beside OMP's."""
+    train = load_mnist(args.data_dir).train
+    for k, l0 in _REFINED:
+        for n_swaps in (0, 1, 4):
+            key = {"benchmark": "transform", "comparison": "refined", "k": k, "n_swaps": n_swaps}
+            file.get(key, partial(_refined, train, k, l0, n_swaps, args.rounds))
+    show(
+        f"refine of {_OMP_ROWS:,} rows beside OMP, MNIST",
+        _rows(file, "refined"),
+        lambda row: {
+            "latents": f"{row['k']:,}",
+            "n_swaps": str(row["n_swaps"]),
+            "n": str(row["n"]),
+            "µs per row": f"{row['refine_s'][0] / row['n_rows'] * 1e6:.0f}",
+            "OMP, µs per row": f"{row['omp_s'][0] / row['n_rows'] * 1e6:.0f}",
+            "times less": spread(row["times_less"]),
+        },
+    )
+
+
+def _refined(train: Rows, k: int, l0: int, n_swaps: int, rounds: int) -> Row:
+    estimator = quick_fit(train, k, 1 - l0 / k)
+    rows = unit_float(train[:_OMP_ROWS])
+    timings = in_turn(
+        {
+            "refine": lambda: estimator.refine(rows, n_swaps=n_swaps),
+            "omp": lambda: omp(rows - rows.mean(0), _atoms(estimator), l0),
+        },
+        rounds,
+    )
+    return {**timings.row(), "n_rows": len(rows), "times_less": timings.ratio("omp", "refine")}
 
 
 def by_rows(args: argparse.Namespace, file: RowFile) -> None:
@@ -295,6 +334,7 @@ COMPARISONS = {
     "rows": by_rows,
     "latents": by_latents,
     "density": by_density,
+    "refined": refined,
     "inverse": inverse,
 }
 

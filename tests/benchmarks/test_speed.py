@@ -40,6 +40,13 @@ def test_the_bare_product_is_that_of_the_encoder(rows, monkeypatch, k, many_rows
     bare(rows)
 
 
+@pytest.mark.parametrize("n_swaps", [0, 1])
+def test_refining_is_timed_beside_omp(rows, n_swaps):
+    row = transform._refined(rows, 16, 4, n_swaps, rounds=2)
+    assert row["n"] == 2
+    assert row["times_less"][0] > 0
+
+
 @pytest.mark.parametrize("images", [ImageOptions(64, 64, 3), ImageOptions(28, 28, 1)])
 def test_the_decoder_beside_ours_makes_the_same_pixels(tmp_path, images):
     encode.write_photographs(tmp_path, 3)
