@@ -141,12 +141,17 @@ class _Values:
 
 
 def _solve(curvature: Tensor, slope: Tensor, z: Tensor, is_open: Tensor) -> Tensor:
-    """One Gauss-Newton step (n, l) for l values of each row, 0 for the padding."""
+    """One Gauss-Newton step (n, l) for l values of each row, 0 for the padding.
+
+    0, too, for a row whose curvature is not positive: rounding can do that where atoms are alike.
+    """
     # The prior's precision, which makes padded systems solvable, too.
     precision = _BETA * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     curvature = curvature * is_open[:, :, None] * is_open[:, None, :] + precision
     right = (slope - _BETA * z) * is_open
-    return torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(curvature)).squeeze(2)
+    factor, failed = torch.linalg.cholesky_ex(curvature)
+    step = torch.cholesky_solve(right[:, :, None], factor).squeeze(2)
+    return step.masked_fill((failed != 0)[:, None], 0.0)
 
 
 class _System(Protocol):
@@ -178,8 +183,8 @@ def _system(model: SparseVAE) -> _System:
 class _InnerProducts:
     """By inner products of all atoms of a dictionary, and of a layer of ReLUs beside it.
 
-    They are computed once. What is left is less than half of the arithmetic of `_Tangents`, at 784
-    features and 512 units. For information that is the same for all features.
+    They are computed once, and looked up: at 784 features and 512 units half of the time that
+    `_Tangents` takes. For information that is the same for all features.
     """
 
     def __init__(self, dictionary: nn.Linear, hidden: HiddenUnits | None) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsecode import SparseVAETransformer
 from sparsecode.networks import build_decoder
-from sparsecode.refinement import _InnerProducts, _system, _Tangents
+from sparsecode.refinement import _InnerProducts, _solve, _system, _Tangents
 
 N = 150
 
@@ -194,6 +194,13 @@ def test_inner_products_make_the_system_that_tangents_make(sizes):
     with torch.no_grad():
         looked_up = _InnerProducts(*layers)(z, column, score, information)
         torch.testing.assert_close(looked_up, _Tangents(decoder)(z, column, score, information))
+
+
+def test_a_system_without_a_minimum_moves_nothing():
+    """Rounding can make one where atoms are alike; the rows beside it are solved."""
+    curvature = torch.stack([torch.full((2, 2), -4.0), torch.eye(2)])
+    step = _solve(curvature, torch.ones(2, 2), torch.zeros(2, 2), torch.ones(2, 2))
+    torch.testing.assert_close(step, torch.tensor([[0.0, 0.0], [1 / 1.1, 1 / 1.1]]))
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
