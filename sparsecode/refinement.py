@@ -169,12 +169,14 @@ class _System(Protocol):
 def _system(model: SparseVAE) -> _System:
     """Choose the faster of the two that fits the model."""
     decoder = model.decoder
-    is_small = model.spec.n_latents <= _MAX_LATENTS and model.spec.likelihood == "gaussian"
-    if is_small and model.linear_decoder is not None:
+    if model.spec.n_latents > _MAX_LATENTS or model.spec.likelihood != "gaussian":
+        return _Tangents(decoder)
+    if model.linear_decoder is not None:
         return _InnerProducts(model.linear_decoder, None)
-    if is_small and isinstance(decoder, DictionaryPlusHidden):
+    if isinstance(decoder, DictionaryPlusHidden):
         n_features, n_units = decoder.hidden.output.weight.shape
         kinds = [type(layer) for layer in decoder.hidden.mlp]
+        # Latents are multiplied by units here, by features in `_Tangents`.
         if kinds == [nn.Linear, nn.ReLU] and n_units <= n_features:
             return _InnerProducts(decoder.linear, decoder.hidden)
     return _Tangents(decoder)

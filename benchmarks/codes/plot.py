@@ -156,11 +156,11 @@ def _pixels_line(axis: Any, rows: list[Row]) -> Any:
     axis.axhline(level, color=_COLOURS["baseline"], linewidth=0.8, linestyle=":", zorder=0)
     return axis.annotate(
         "raw pixels",
-        (1, level),
+        (0, level),
         xycoords=("axes fraction", "data"),
-        xytext=(-3, 2),
+        xytext=(3, 2),
         textcoords="offset points",
-        ha="right",
+        ha="left",
         fontsize=8,
         color=_COLOURS["baseline"],
     )

@@ -61,7 +61,8 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(64, 13): {"lr": 0.004, "beta": 0.3, "hidden": 512},
             Point(512, 26): {"lr": 0.002, "beta": 0.3, "hidden": 0},
         },
-        # The steps of the second and third are what time allows: one takes .8 s and more there.
+        # At the second and third, steps are not searched but what time allows: one takes .8 s and
+        # more there. The alpha of the second was chosen with 200.
         "dictionary": {
             Point(64, 13): {"alpha": 2.0, "steps": 3000},
             Point(512, 26): {"alpha": 1.0, "steps": 1000},

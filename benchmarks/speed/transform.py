@@ -194,9 +194,10 @@ def refined(args: argparse.Namespace, file: RowFile) -> None:
     """Refined codes beside OMP's."""
     train = load_mnist(args.data_dir).train
     for k, l0 in _REFINED:
+        estimator = quick_fit(train, k, 1 - l0 / k)
         for n_swaps in (0, 1, 4):
             key = {"benchmark": "transform", "comparison": "refined", "k": k, "n_swaps": n_swaps}
-            file.get(key, partial(_refined, train, k, l0, n_swaps, args.rounds))
+            file.get(key, partial(_refined, estimator, train, l0, n_swaps, args.rounds))
     show(
         f"refine of {_OMP_ROWS:,} rows beside OMP, MNIST",
         _rows(file, "refined"),
@@ -211,8 +212,9 @@ def refined(args: argparse.Namespace, file: RowFile) -> None:
     )
 
 
-def _refined(train: Rows, k: int, l0: int, n_swaps: int, rounds: int) -> Row:
-    estimator = quick_fit(train, k, 1 - l0 / k)
+def _refined(
+    estimator: SparseVAETransformer, train: Rows, l0: int, n_swaps: int, rounds: int
+) -> Row:
     rows = unit_float(train[:_OMP_ROWS])
     timings = in_turn(
         {

@@ -42,7 +42,7 @@ def test_the_bare_product_is_that_of_the_encoder(rows, monkeypatch, k, many_rows
 
 @pytest.mark.parametrize("n_swaps", [0, 1])
 def test_refining_is_timed_beside_omp(rows, n_swaps):
-    row = transform._refined(rows, 16, 4, n_swaps, rounds=2)
+    row = transform._refined(transform.quick_fit(rows, 16, 0.75), rows, 4, n_swaps, rounds=2)
     assert row["n"] == 2
     assert row["times_less"][0] > 0
 
