@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsecode import SparseVAETransformer
 from sparsecode.networks import build_decoder
-from sparsecode.refinement import _InnerProducts, _solve, _system, _Tangents
+from sparsecode.refinement import _ByInnerProducts, _ByOutputs, _linearisable, _solve
 
 N = 150
 
@@ -46,15 +46,16 @@ def counts(codes):
     return np.diff(sparse.csr_array(codes).indptr)
 
 
-def test_values_of_a_linear_decoder_are_those_of_ridge_regression(linear, digits):
+@pytest.mark.parametrize("n_swaps", [0, 3])
+def test_values_of_a_linear_decoder_are_those_of_ridge_regression(linear, digits, n_swaps):
     x = digits[:20]
-    before, after = linear.transform(x), linear.refine(x)
+    after = linear.refine(x, n_swaps=n_swaps)
     # -log p(x | z) + .1 z²/2 is ridge regression on the open atoms, with a tenth of the noise's
     # variance as its penalty; the error of the decoder's own bias is part of the target.
     scale = float(linear.model_.scale * linear.model_.input_scale)
     target = x - linear.inverse_transform(np.zeros((20, 24), np.float32))
     for i in range(20):
-        support = before[[i]].indices
+        support = after[[i]].indices
         ridge = Ridge(alpha=0.1 * scale**2, fit_intercept=False)
         ridge.fit(linear.components_[support].T, target[i])
         np.testing.assert_allclose(after[[i]].toarray()[0, support], ridge.coef_, atol=2e-3)
@@ -174,7 +175,7 @@ def test_tangents_through_the_layers_are_those_of_forward_mode(sizes):
         weight.data.normal_(generator=generator)
     z = torch.randn(4, 6, generator=generator)
     column = torch.stack([torch.randperm(6, generator=generator)[:3] for _ in z])
-    fast, general = _Tangents(decoder), _Tangents(nn.Sequential(nn.Identity(), decoder))
+    fast, general = _ByOutputs(decoder), _ByOutputs(nn.Sequential(nn.Identity(), decoder))
     assert fast.paths
     assert general.paths is None
     with torch.no_grad():
@@ -182,18 +183,23 @@ def test_tangents_through_the_layers_are_those_of_forward_mode(sizes):
 
 
 @pytest.mark.parametrize("sizes", [(), (7,)])
-def test_inner_products_make_the_system_that_tangents_make(sizes):
+def test_inner_products_make_the_system_that_outputs_make(sizes):
     generator = torch.Generator().manual_seed(0)
     decoder = build_decoder(10, 6, sizes, None, is_gated=True).double()
     for weight in decoder.parameters():
         weight.data.normal_(generator=generator)
     z, score = (torch.randn(5, n, generator=generator).double() for n in (6, 10))
-    column = torch.stack([torch.randperm(6, generator=generator)[:3] for _ in z])
+    order = torch.stack([torch.randperm(6, generator=generator) for _ in z])
+    some, others = order[:, :3], order[:, 3:5]
     information = torch.full_like(score, 3.0)
     layers = (decoder.linear, decoder.hidden) if sizes else (decoder[0], None)
     with torch.no_grad():
-        looked_up = _InnerProducts(*layers)(z, column, score, information)
-        torch.testing.assert_close(looked_up, _Tangents(decoder)(z, column, score, information))
+        looked_up = _ByInnerProducts(*layers).at(z, score, information)
+        by_outputs = _ByOutputs(decoder).at(z, score, information)
+        (a, b), (c, d) = ([t.along(some), t.along(others)] for t in (looked_up, by_outputs))
+        torch.testing.assert_close(looked_up.inner(a, a), by_outputs.inner(c, c))
+        torch.testing.assert_close(looked_up.inner(a, b), by_outputs.inner(c, d))
+        torch.testing.assert_close(looked_up.slope(a), by_outputs.slope(c))
 
 
 def test_a_system_without_a_minimum_moves_nothing():
@@ -208,7 +214,8 @@ def test_a_system_without_a_minimum_moves_nothing():
 def test_the_faster_system_is_taken_where_it_holds(sizes, likelihood, digits):
     coder = fitted(digits / 16, hidden_sizes=sizes, likelihood=likelihood, max_iter=1)
     holds = likelihood == "gaussian" and sizes in ((), (32,))
-    assert isinstance(_system(coder.model_), _InnerProducts if holds else _Tangents)
+    decoder = _linearisable(coder.model_)
+    assert isinstance(decoder, _ByInnerProducts if holds else _ByOutputs)
 
 
 @pytest.mark.gpu

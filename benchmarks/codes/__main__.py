@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.codes import plot, table, tune
+from benchmarks.codes import plot, standing, table, tune
 from benchmarks.codes.measures import measure
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
@@ -92,8 +92,9 @@ def show(args: argparse.Namespace, file: RowFile) -> None:
     """Print and write the tables."""
     rows = wanted(file, args)
     notes = data_notes(args)
-    table.print_tables(rows, args.points, notes)
-    table.write_markdown(args.rows.with_suffix(".md"), rows, args.points, notes)
+    tables = [*standing.standings(rows, args.points), *table.titled(rows, args.points)]
+    table.print_tables(tables, rows, notes)
+    table.write_markdown(args.rows.with_suffix(".md"), tables, rows, args.points, notes)
     flat = [{name: value for name, value in row.items() if name != "settings"} for row in rows]
     fields = list(dict.fromkeys(name for row in flat for name in row))
     export(args.out, [{name: row.get(name) for name in fields} for row in flat])

@@ -64,6 +64,7 @@ _ALL = (
         "autoencoder",
         autoencoders.BatchTopKHidden,
         {"lr": (4e-3, 2e-3, 8e-3), "weight_decay": (0.0, 0.1, 1.0)},
+        is_published=False,
     ),
     _network(
         "jumprelu",
@@ -81,8 +82,16 @@ _ALL = (
         autoencoders.KSparse,
         {"lr": (8e-3, 4e-3, 1.6e-2, 2e-3), "weight_decay": (0.1, 0.0, 0.3, 1.0)},
         tuned_for="probe",
+        is_published=False,
     ),
-    _network("topk_mlp", "TopK AE, MLP", "autoencoder", autoencoders.TopKMlp, _AUTOENCODER),
+    _network(
+        "topk_mlp",
+        "TopK AE, MLP",
+        "autoencoder",
+        autoencoders.TopKMlp,
+        _AUTOENCODER,
+        is_published=False,
+    ),
     _network("vsc", "VSC", "variational", variational.VSC, _VARIATIONAL),
     _network(
         "vsc_threshold", "VSC, thresholded", "variational", variational.ThresholdedVSC, _VARIATIONAL

@@ -125,6 +125,8 @@ class Method:
         Training rows to encode for the probes of a slow encoder; None takes all.
     reconstructs : bool
         Whether codes can be decoded.
+    is_published : bool
+        Whether a paper or library proposes this recipe; False for those of our own making.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Method:
     per_point: bool = True
     encoded_rows: int | None = None
     reconstructs: bool = True
+    is_published: bool = True
 
     @property
     def settings_name(self) -> str:

@@ -142,21 +142,25 @@ def titled(rows: Sequence[Row], points: Sequence[Point]) -> Iterable[tuple[str, 
                 yield f"{title}: what they are like", cells(by_method, NATURE)
 
 
-def print_tables(rows: Sequence[Row], points: Sequence[Point], notes: Iterable[str]) -> None:
+def print_tables(
+    tables: Iterable[tuple[str, list[Cells]]], rows: Sequence[Row], notes: Iterable[str]
+) -> None:
     """Print on stdout."""
-    for title, table in titled(rows, points):
+    for title, table in tables:
         print_table(title, table)
         print_console("")
     print_notes((*NOTES, *caveats(rows), *notes), rows)
 
 
 def write_markdown(
-    path: Path, rows: Sequence[Row], points: Sequence[Point], notes: Iterable[str]
+    path: Path,
+    tables: Iterable[tuple[str, list[Cells]]],
+    rows: Sequence[Row],
+    points: Sequence[Point],
+    notes: Iterable[str],
 ) -> None:
-    """Write the tables as one Markdown file."""
-    parts = []
-    for title, table in titled(rows, points):
-        parts.append(f"### {title}\n\n{markdown(table)}")
+    """Write the tables, and the settings of the rivals, as one Markdown file."""
+    parts = [f"### {title}\n\n{markdown(table)}" for title, table in tables]
     for data in dict.fromkeys(row["data"] for row in rows):
         if table := settings_table(rows, points, data):
             parts.append(f"### Settings of the rivals, {data}\n\n{markdown(table)}")
