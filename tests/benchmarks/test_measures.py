@@ -140,7 +140,8 @@ def test_markdown_has_one_line_for_each_coder(data, tmp_path):
     method, point = METHODS["pca"], Point(8, 3)
     key = {"data": data.name, "k": 8, "l0": 3, "method": "pca", "seed": 0, "machine": machine()}
     row = {**key, **measures.measure(method, data, point, 0, {})}
-    table.write_markdown(tmp_path / "codes.md", [row], [point], [])
+    tables = table.titled([row], [point])
+    table.write_markdown(tmp_path / "codes.md", tables, [row], [point], [])
     text = (tmp_path / "codes.md").read_text()
     assert text.count("| PCA, dense |") == 2
     assert f"Measured on {machine()}." in text
