@@ -2,12 +2,12 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Family, Method, Point
 from benchmarks.codes.table import select
 from benchmarks.common import Row
@@ -30,6 +30,9 @@ _NAMES: dict[Family, str] = {
 # median error and so far below the median probe, and names the others below.
 _FAR, _FAR_BELOW = 3.0, 0.08
 _L0_TOLERANCE = 1.2
+_SHAPES = ("o", "s", "D", "^", "v", "<", ">", "p", "h")
+_OUR_SHAPES = ("*", "P", "X", "d")
+_LEGEND_INCHES = 1.85
 
 
 def fronts(path: Path, rows: Sequence[Row], points: Sequence[Point]) -> None:
@@ -43,37 +46,65 @@ def fronts(path: Path, rows: Sequence[Row], points: Sequence[Point]) -> None:
     names = list(dict.fromkeys(data for data, _ in panels))
     n_columns = max(sum(data == name for data, _ in panels) for name in names)
     figure, axes = plt.subplots(
-        len(names), n_columns, figsize=(5.6 * n_columns, 4.9 * len(names)), squeeze=False
+        len(names),
+        n_columns,
+        figsize=(5.0 * n_columns, 4.4 * len(names) + _LEGEND_INCHES),
+        squeeze=False,
     )
     for axis in axes.flat:
         axis.set_visible(False)
-    drawn: list[Any] = []
+    drawn: set[Method] = set()
     for line, name in enumerate(names):
         of_name = [item for item in panels.items() if item[0][0] == name]
         for axis, ((_, point), by_method) in zip(axes[line], of_name, strict=False):
             axis.set_visible(True)
             pixels = next((rows for m, rows in by_method.items() if not m.reconstructs), None)
             shown = {m: r for m, r in by_method.items() if _is_shown(m, r, point)}
-            drawn.append((axis, *_panel(axis, shown, pixels)))
+            drawn |= set(_panel(axis, shown, pixels))
             axis.set_title(f"{name}: {point.k} latents, {point.l0} non-zeros", loc="left")
-    families = list(dict.fromkeys(m.family for by_method in panels.values() for m in by_method))
-    figure.legend(
-        handles=[
-            plt.Line2D([], [], color=_COLOURS[f], marker="o", linestyle="", label=_NAMES[f])
-            for f in families
-        ],
-        loc="lower center",
-        ncols=len(families),
-        title="mean ± SD over seeds",
-        title_fontsize=9,
-        frameon=False,
-    )
-    figure.tight_layout(rect=(0, 0.1 / len(names), 1, 1), h_pad=2.0, w_pad=2.0)
-    figure.canvas.draw()
-    for axis, named, notes in drawn:
-        _label(axis, named, notes)
+    height = _LEGEND_INCHES / figure.get_figheight()
+    _legends(figure, [method for method in METHODS.values() if method in drawn], height)
+    figure.tight_layout(rect=(0, height, 1, 1), h_pad=2.0, w_pad=2.0)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _legends(figure: Any, methods: Sequence[Method], top: float) -> None:
+    """Name the marks, a column for each family."""
+    import matplotlib.pyplot as plt
+
+    families = [family for family in _NAMES if any(m.family == family for m in methods)]
+    for i, family in enumerate(families):
+        handles = [
+            plt.Line2D([], [], linestyle="", label=method.label, **_mark(method))
+            for method in methods
+            if method.family == family
+        ]
+        figure.legend(
+            handles=handles,
+            title=_NAMES[family],
+            loc="upper left",
+            bbox_to_anchor=((i + 0.08) / len(families), top),
+            alignment="left",
+            handletextpad=0.3,
+            fontsize=9,
+            frameon=False,
+        )
+
+
+def _mark(method: Method) -> dict[str, Any]:
+    """Colour by family, shape by place in it; ours are larger."""
+    peers = [other for other in METHODS.values() if other.family == method.family]
+    is_ours = method.family == "ours"
+    shapes = _OUR_SHAPES if is_ours else _SHAPES
+    shape = shapes[peers.index(method) % len(shapes)]
+    return {
+        "marker": shape,
+        "markersize": 15 if shape == "*" else 9 if is_ours else 7,
+        "color": _COLOURS[method.family],
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.7,
+    }
 
 
 def _panels(
@@ -98,8 +129,8 @@ def _is_shown(method: Method, rows: list[Row], point: Point) -> bool:
 
 def _panel(
     axis: Any, by_method: dict[Method, list[Row]], pixels: list[Row] | None
-) -> tuple[dict[Method, Any], list[Any]]:
-    """Draw the points; return those to name, and the notes that names must not cover."""
+) -> Sequence[Method]:
+    """Draw the points; return whose they are."""
     summary = {method: _mean_sd(rows) for method, rows in by_method.items()}
     error, probe = np.median([mean for mean, _ in summary.values()], axis=0)
     near = {
@@ -110,32 +141,23 @@ def _panel(
     }
     _dress(axis, [mean[0] for mean, _ in near.values()])
     for method, (mean, sd) in near.items():
-        is_ours = method.family == "ours"
-        axis.errorbar(
-            *mean,
-            xerr=sd[0],
-            yerr=sd[1],
-            fmt="*" if is_ours else "o",
-            markersize=15 if is_ours else 6,
-            color=_COLOURS[method.family],
-            markeredgecolor="white",
-            elinewidth=1,
-            capsize=2,
-            zorder=3 if is_ours else 2,
-        )
-    notes = [_pixels_line(axis, pixels)] if pixels else []
+        order = 3 if method.family == "ours" else 2
+        bars = {"elinewidth": 1, "capsize": 2, "zorder": order}
+        axis.errorbar(*mean, xerr=sd[0], yerr=sd[1], linestyle="", **bars, **_mark(method))
+    if pixels:
+        _pixels_line(axis, pixels)
     far = [
         f"{method.label} ({mean[0]:.3f}, {mean[1]:.3f})"
         for method, (mean, _) in summary.items()
         if method not in near
     ]
     if far:
-        notes.append(_far_note(axis, far))
-    return near, notes
+        _far_note(axis, far)
+    return list(near)
 
 
 def _dress(axis: Any, errors: list[float]) -> None:
-    """Log errors, few ticks in plain figures, room for labels."""
+    """Log errors, few ticks in plain figures."""
     low, high = min(errors), max(errors)
     parts = (1, 1.5, 2, 3, 5, 7) if high > 3 * low else (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 6, 8)
     steps = [m * 10.0**e for e in (-4, -3, -2, -1) for m in parts]
@@ -143,7 +165,7 @@ def _dress(axis: Any, errors: list[float]) -> None:
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axis.set_xticks([], minor=True)
-    axis.margins(x=0.16, y=0.16)
+    axis.margins(x=0.08, y=0.1)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#eeeeee", linewidth=0.8)
     axis.set_axisbelow(True)
@@ -151,10 +173,10 @@ def _dress(axis: Any, errors: list[float]) -> None:
     axis.set_ylabel("linear probe  (better: up)")
 
 
-def _pixels_line(axis: Any, rows: list[Row]) -> Any:
+def _pixels_line(axis: Any, rows: list[Row]) -> None:
     level = float(np.mean([row["probe"] for row in rows]))
     axis.axhline(level, color=_COLOURS["baseline"], linewidth=0.8, linestyle=":", zorder=0)
-    return axis.annotate(
+    axis.annotate(
         "raw pixels",
         (0, level),
         xycoords=("axes fraction", "data"),
@@ -166,8 +188,8 @@ def _pixels_line(axis: Any, rows: list[Row]) -> Any:
     )
 
 
-def _far_note(axis: Any, names: list[str]) -> Any:
-    return axis.text(
+def _far_note(axis: Any, names: list[str]) -> None:
+    axis.text(
         0.99,
         0.01,
         textwrap.fill("not shown: " + ", ".join(names), 64),
@@ -176,6 +198,7 @@ def _far_note(axis: Any, names: list[str]) -> Any:
         va="bottom",
         fontsize=7.5,
         color=_COLOURS["baseline"],
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
 
 
@@ -183,65 +206,3 @@ def _mean_sd(rows: list[Row]) -> tuple[tuple[float, float], tuple[float, float]]
     errors, probes = ([row[field] for row in rows] for field in ("mse", "probe"))
     sd = (np.std(errors, ddof=1), np.std(probes, ddof=1)) if len(rows) > 1 else (0.0, 0.0)
     return (float(np.mean(errors)), float(np.mean(probes))), (float(sd[0]), float(sd[1]))
-
-
-def _label(axis: Any, summary: dict[Method, Any], notes: list[Any]) -> None:
-    """Name each point, ours first, at the nearest of some places where the name hits nothing."""
-    renderer = axis.figure.canvas.get_renderer()
-    spots = axis.transData.transform([mean for mean, _ in summary.values()])
-    taken = [_box(note, renderer) for note in notes]
-    order = sorted(range(len(summary)), key=lambda i: list(summary)[i].family != "ours")
-    for i in order:
-        method = list(summary)[i]
-        for distance, (dx, dy, ha, va) in product(_DISTANCES, _PLACES):
-            text = _annotate(axis, method, summary[method][0], (dx * distance, dy * distance))
-            text.set(ha=ha, va=va)
-            box = _box(text, renderer).padded(1)
-            if _is_free(box, axis.bbox, taken, np.delete(spots, i, axis=0)):
-                taken.append(box)
-                break
-            text.remove()
-
-
-def _annotate(axis: Any, method: Method, spot: tuple[float, float], offset: Any) -> Any:
-    is_ours = method.family == "ours"
-    line = {"arrowstyle": "-", "color": "#b0b0b0", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-    return axis.annotate(
-        method.label,
-        spot,
-        xytext=offset,
-        textcoords="offset points",
-        fontsize=10 if is_ours else 8.5,
-        fontweight="bold" if is_ours else "normal",
-        color=_COLOURS[method.family],
-        arrowprops=line if np.hypot(*offset) > 1.5 * _DISTANCES[0] else None,
-        zorder=4,
-    )
-
-
-def _box(text: Any, renderer: Any) -> Any:
-    """Extent of the words, without the line to the point."""
-    from matplotlib.text import Annotation, Text
-
-    if isinstance(text, Annotation):
-        text.update_positions(renderer)
-    return Text.get_window_extent(text, renderer)
-
-
-_DISTANCES = (8, 16, 26, 38, 52, 68, 86, 106, 130)
-_PLACES = (
-    (1, 0, "left", "center"),
-    (-1, 0, "right", "center"),
-    (0, 1, "center", "bottom"),
-    (0, -1, "center", "top"),
-    (0.7, 0.7, "left", "bottom"),
-    (-0.7, 0.7, "right", "bottom"),
-    (0.7, -0.7, "left", "top"),
-    (-0.7, -0.7, "right", "top"),
-)
-
-
-def _is_free(box: Any, frame: Any, taken: list[Any], spots: np.ndarray) -> bool:
-    inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-    hits = any(box.padded(3).contains(*spot) for spot in spots)
-    return inside and not hits and not any(box.overlaps(other) for other in taken)
