@@ -48,7 +48,6 @@ _ALL = (
         "sparsecode, refined, 4 exchanged",
         "ours",
         partial(ours.fit_refined, n_swaps=4),
-        encoded_rows=_SLOW_ROWS,
     ),
     Method(
         "sparsecode_linear",

@@ -7,6 +7,9 @@ what is tuned for the probe, by the probe with all labels. Every trial is in
 chosen on MNIST at that point; what is listed nowhere has not been searched and takes each grid's
 first value. The search was done at two of the points; a third takes what was chosen at the nearest
 in k. Ours has no settings of its own for any point or data set.
+
+VSC and VAEase at (512, 26) on Fashion-MNIST have half the rate that won: with it three seeds of five
+fail, by their validation rows, too.
 """
 
 import math
@@ -107,10 +110,11 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         },
         "vsc": {
             Point(64, 13): {"lr": 0.002, "beta": 1.0, "hidden": 512},
-            Point(512, 26): {"lr": 0.0005, "beta": 0.3, "hidden": 512},
+            Point(512, 26): {"lr": 0.00025, "beta": 0.3, "hidden": 512},
         },
         "vaease": {
             Point(64, 13): {"lr": 0.001, "beta": 3.33, "hidden": 512},
+            Point(512, 26): {"lr": 0.001, "beta": 1.0, "hidden": 512},
         },
         "sparse_pca": {
             Point(64, 13): {"alpha": 0.00243, "steps": 5},
