@@ -265,8 +265,7 @@ NOTES = (
     f"Article's rows: 784-{N_HIDDEN}-{N_LATENTS} MLP with ReLU, batch {BATCH_SIZE}, Adam "
     f'{LEARNING_RATE:g}, {KL_DRAWS} draws for the KL. posterior="gaussian" has the same network, '
     "batch and epochs, and the package's schedule. The default estimator has its defaults, a "
-    "linear network and a Gaussian likelihood among them: its rate is in the units of that "
-    "likelihood.",
+    "Gaussian likelihood among them: its rate is in the units of that likelihood.",
 )
 
 
