@@ -143,14 +143,22 @@ def difference(rows: Sequence[Row], others: Sequence[Row], name: str, digits: in
     return mean if error is None else f"{mean} ± {error:.{digits}f}"
 
 
+def is_trained(row: Row) -> bool:
+    """Whether training came to something: no error of values in [0, 1] exceeds 1."""
+    return bool(row.get("mse", np.inf) <= 1)
+
+
 def cells(name: str, results: Results) -> dict[str, str]:
     """One line of the table."""
-    rows, against = results[name], VARIANTS[name].against
+    against = VARIANTS[name].against
+    rows, others = (list(filter(is_trained, results.get(n, []))) for n in (name, against))
     star = "" if against == "default" else " *"
-    line = {"variant": name}
+    n_failed = len(results[name]) - len(rows)
+    failed = f" ({n_failed} of {len(results[name])} failed)" if n_failed else ""
+    line = {"variant": name + failed}
     for title, field, digits in (("MSE", "mse", 5), ("probe", "probe", 4)):
         line[title] = mean_sd([row.get(field) for row in rows], digits)
-        delta = "" if name == against else difference(rows, results.get(against, []), field, digits)
+        delta = "" if name == against else difference(rows, others, field, digits)
         line[f"Δ {title}"] = delta + star
     for title, (field, digits) in COLUMNS.items():
         line[title] = mean_sd([row.get(field) for row in rows], digits)
@@ -179,7 +187,8 @@ def notes(steps: int) -> tuple[str, ...]:
         "untied”, because a decoder without a dictionary and filters with a start of their own "
         "have no tied encoder. Networks with hidden layers or convolutions before the code train "
         "at the rate that the package chooses for them.",
-        "A dash: training diverged. " + PROBE_NOTE,
+        "Failed: training diverged, or left an error of more than 1; such fits are in no mean. "
+        + PROBE_NOTE,
         "Alive: latents that fire on a test row. Rates in nats per row: rate_spike with the same p "
         "for all latents; own p: with each latent's frequency on the training rows instead, "
         "computed afterwards.",

@@ -8,8 +8,8 @@ chosen on MNIST at that point; what is listed nowhere has not been searched and 
 first value. The search was done at two of the points; a third takes what was chosen at the nearest
 in k. Ours has no settings of its own for any point or data set.
 
-VSC and VAEase at (512, 26) on Fashion-MNIST have half the rate that won: with it three seeds of five
-fail, by their validation rows, too.
+VSC and VAEase at (512, 26) on Fashion-MNIST have half the rate that won: with it three seeds of
+five fail, by their validation rows, too.
 """
 
 import math

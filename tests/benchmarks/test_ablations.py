@@ -249,6 +249,15 @@ def test_a_row_and_its_line_of_the_table():
     assert cells("default", rows)["Δ MSE"] == ""
 
 
+def test_fits_that_failed_are_counted_and_in_no_mean():
+    rows = [{"seed": 0, "mse": 0.01, "probe": 0.9}, {"seed": 1, "mse": 2e8, "probe": 0.1}]
+    results = {"default": rows[:1], "no noise": [*rows, {"seed": 2, "diverged": True}]}
+    line = cells("no noise", results)
+    assert line["variant"] == "no noise (2 of 3 failed)"
+    assert line["MSE"] == "0.01000"
+    assert line["Δ probe"] == "+0.0000"
+
+
 def test_each_point_and_data_set_has_its_table():
     rows = [
         {"data": data, "k": k, "l0_asked": 2, "variant": name, "seed": 0, "mse": k / 1e4}
