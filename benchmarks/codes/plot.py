@@ -64,6 +64,7 @@ def fronts(path: Path, rows: Sequence[Row], points: Sequence[Point]) -> None:
             axis.set_title(f"{name}: {point.k} latents, {point.l0} non-zeros", loc="left")
     height = _LEGEND_INCHES / figure.get_figheight()
     _legends(figure, [method for method in METHODS.values() if method in drawn], height)
+    figure.text(0.99, 0.01, "mean ± SD over seeds", ha="right", va="bottom", fontsize=9)
     figure.tight_layout(rect=(0, height, 1, 1), h_pad=2.0, w_pad=2.0)
     figure.savefig(path, dpi=150)
     plt.close(figure)
