@@ -559,8 +559,8 @@ class SparseVAETransformer(
             support. A linear decoder (``hidden_sizes=()``) under the Gaussian likelihood is at its
             minimum after one.
         n_swaps : int, default=0
-            Non-zeros of each row to exchange for others, in rounds of ``n_swaps``, half of that,
-            and so on down to 1. 0 keeps the support.
+            Non-zeros of each row to exchange for others in the first step, in rounds of
+            ``n_swaps``, half of that, and so on down to 1. 0 keeps the support.
 
         Returns
         -------
