@@ -147,8 +147,8 @@ class _LeastSquares:
         self.tangent, self.z = tangent, z
         is_open = z != 0
         fullest = int(is_open.sum(1).max())
-        self.is_open, self.column = is_open.to(torch.uint8).topk(fullest, dim=1)
-        self.is_open = self.is_open.bool()
+        in_place, self.column = is_open.to(torch.uint8).topk(fullest, dim=1)
+        self.is_open = in_place.bool()
         self.start = z.gather(1, self.column)
         self.parts = [tangent.along(self.column)]
         self.curvature = tangent.inner(self.parts[0], self.parts[0])

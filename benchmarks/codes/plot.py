@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Family, Method, Point
-from benchmarks.codes.table import select
+from benchmarks.codes.table import keeps_l0, select
 from benchmarks.common import Row
 
 _COLOURS: dict[Family, str] = {
@@ -29,7 +29,6 @@ _NAMES: dict[Family, str] = {
 # A panel shows the coders that keep L0 (dense ones are in the table) up to so many times the
 # median error and so far below the median probe, and names the others below.
 _FAR, _FAR_BELOW = 3.0, 0.08
-_L0_TOLERANCE = 1.2
 _SHAPES = ("o", "s", "D", "^", "v", "<", ">", "p", "h")
 _OUR_SHAPES = ("*", "P", "X", "d")
 _LEGEND_INCHES = 1.85
@@ -124,8 +123,7 @@ def _panels(
 
 
 def _is_shown(method: Method, rows: list[Row], point: Point) -> bool:
-    is_sparse = np.mean([row["l0_mean"] for row in rows]) <= _L0_TOLERANCE * point.l0
-    return method.reconstructs and method.per_point and bool(is_sparse)
+    return method.reconstructs and method.per_point and keeps_l0(rows, point)
 
 
 def _panel(

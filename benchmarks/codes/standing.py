@@ -12,11 +12,10 @@ import numpy as np
 
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
-from benchmarks.codes.table import Cells, select
+from benchmarks.codes.table import Cells, keeps_l0, select
 from benchmarks.common import Row, mean_sd
 
 _AMORTISED = ("autoencoder", "variational")
-_L0_TOLERANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Contest:
 
     def is_rival(self, method: Method, rows: Sequence[Row], point: Point) -> bool:
         """Whether a method is of these families and has no more non-zeros than were asked for."""
-        l0 = np.mean([row["l0_mean"] for row in rows])
-        return method.family in self.families and l0 <= _L0_TOLERANCE * point.l0
+        return method.family in self.families and keeps_l0(rows, point)
 
     def lead(self, ours: Sequence[Row], rival: Sequence[Row]) -> float:
         """By how much ours are better, on average."""

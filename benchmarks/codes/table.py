@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.codes.measures import ALWAYS_ON, N_NEIGHBOURS
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Method, Point
@@ -19,6 +21,7 @@ from benchmarks.common import (
 )
 
 Cells = dict[str, str]
+_L0_TOLERANCE = 1.1
 
 # Title: field, digits. Two tables: what codes are worth, and what they are like.
 WORTH = {
@@ -83,6 +86,11 @@ def is_current(row: Row, method: Method, point: Point) -> bool:
 def _belongs(row: Row, method: Method, data: str, point: Point) -> bool:
     key = (point.k, point.l0) if method.per_point else (0, 0)
     return row["method"] == method.name and row["data"] == data and (row["k"], row["l0"]) == key
+
+
+def keeps_l0(rows: Sequence[Row], point: Point) -> bool:
+    """Tell whether codes have about as few non-zeros as were asked for; dense ones do not."""
+    return bool(np.mean([row["l0_mean"] for row in rows]) <= _L0_TOLERANCE * point.l0)
 
 
 def cells(by_method: dict[Method, list[Row]], columns: dict[str, tuple[str, int]]) -> list[Cells]:
