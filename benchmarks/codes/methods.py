@@ -15,7 +15,7 @@ _VARIATIONAL: dict[str, Any] = {
     "beta": (1.0, 0.3),
     "hidden": (512, 0),
 }
-_DICTIONARY: dict[str, Any] = {"alpha": (1.0, 0.5, 2.0, 4.0), "steps": (200, 3000)}
+_DICTIONARY: dict[str, Any] = {"alpha": (1.0, 0.5, 2.0, 4.0), "steps": (1000, 3000)}
 _fit_dense_vae = remember_last(partial(fit_network, variational.DenseVAE))
 
 

@@ -64,12 +64,9 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
             Point(64, 13): {"lr": 0.004, "beta": 0.3, "hidden": 512},
             Point(512, 26): {"lr": 0.002, "beta": 0.3, "hidden": 0},
         },
-        # At the second and third, steps are not searched but what time allows: one takes .8 s and
-        # more there. The alpha of the second was chosen with 200.
         "dictionary": {
             Point(64, 13): {"alpha": 2.0, "steps": 3000},
-            Point(512, 26): {"alpha": 1.0, "steps": 1000},
-            Point(1000, 25): {"alpha": 1.0, "steps": 200},
+            Point(512, 26): {"alpha": 1.0, "steps": 3000},
         },
         "nmf": {
             Point(64, 13): {"alpha": 0.0001, "steps": 50},

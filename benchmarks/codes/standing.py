@@ -1,8 +1,9 @@
 """Where ours stands at each point: ahead of the best rival, behind it, or level with it.
 
 Rivals are coders that keep L0: dense ones have more numbers to a row. For the error they are those
-that code with an encoder, as ours do; refined codes stand beside dictionary learning with OMP. A
-difference of means is one where it exceeds the SD over seeds of either side, else they are level.
+that code with an encoder, as ours do; refined and exchanged codes stand beside dictionary learning
+with OMP. A difference of means is one where it exceeds the SD over seeds of either side, else they
+are level.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,7 @@ CONTESTS = {
     "error": Contest("sparsecode", "mse", 4, True, _AMORTISED),
     "probe": Contest("sparsecode", "probe", 4, False, (*_AMORTISED, "classical")),
     "error, refined": Contest("sparsecode_refined", "mse", 5, True, ("classical",)),
+    "error, 4 exchanged": Contest("sparsecode_exchanged", "mse", 5, True, ("classical",)),
 }
 
 

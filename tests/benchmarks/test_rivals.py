@@ -11,6 +11,7 @@ from benchmarks.codes import autoencoders, training, variational
 from benchmarks.codes.methods import METHODS
 from benchmarks.codes.protocol import Scaling, Task, dense
 from benchmarks.codes.settings import settings_for
+from benchmarks.codes.sklearn_peers import DictionaryCoder, fit_dictionary
 from sparsecode.defaults import resolve_hidden_sizes
 
 K, L0, D = 20, 4, 30
@@ -283,6 +284,17 @@ def test_dictionary_codes_meet_l0(rows, name):
         assert set(counts) == {L0}
     else:
         assert counts.mean() == pytest.approx(L0, rel=0.02)
+
+
+def test_few_rounds_of_coordinate_descent_make_as_good_a_dictionary(rows):
+    task = Task(rows[:3000], 0, 2 * D, L0)
+    errors = []
+    for sweeps in (30, 1000):
+        dictionary = fit_dictionary(task, alpha=0.3, steps=10, sweeps=sweeps)
+        coder = DictionaryCoder(dictionary, L0)
+        errors.append(np.square(coder.decode(coder.encode(rows[3000:])) - rows[3000:] / 255).mean())
+    few, many = errors
+    assert few == pytest.approx(many, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["pca", "sparse_pca", "nmf"])
