@@ -49,7 +49,7 @@ _EPOCH_ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 # An epoch takes minutes from here on: there is one, and no warm-up.
 _MANY_ROWS = 10_000_000
 _EPOCH_LATENTS, _EPOCH_BATCH = 64, 256
-_DICTIONARY_EPOCHS = 6
+_DICTIONARY_EPOCHS = 4
 _SWAPS = 8
 # Most rounds over the atoms for a batch: scikit-learn's default, and what does as well.
 _SWEEPS = (1_000, 30)
