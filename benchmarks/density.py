@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Independent, Normal
 
 from benchmarks.codes.table import markdown
 from benchmarks.common import (
@@ -41,8 +41,9 @@ from benchmarks.common import (
     print_table,
     unit_float,
 )
-from sparsecode import SparseVAETransformer, defaults
-from sparsecode.elbo import elbo_terms, iwae_bound
+from benchmarks.gate_prior import N_COMPONENTS, GateMixture
+from sparsecode import SparseVAETransformer, defaults, transformer
+from sparsecode.elbo import elbo_terms, iwae_bound, rate_spike
 from sparsecode.loader import DenseRows
 from sparsecode.vae import SparseVAE
 
@@ -52,6 +53,7 @@ PUBLISHED = {
 }
 HIDDEN = (200, 200)
 DRAWS = 1000
+_N_SAMPLES = 64
 _ROWS = 10  # rows whose draws are decoded at once
 # Spread of a gate's noise, in units of the latent's own, for the stochastic gate.
 GATE_NOISE = (1e-3, 0.3, 1.0, 3.0, 10.0)
@@ -59,11 +61,12 @@ GATE_NOISE = (1e-3, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class Density:
-    """One line: parameters of the estimator, and a weight decay that is not the default."""
+    """One line: parameters of the estimator, and what else is not its default."""
 
     label: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     weight_decay: float = defaults.WEIGHT_DECAY
+    usage_balance: float = defaults.USAGE_BALANCE
 
 
 def _lines() -> Iterator[Density]:
@@ -73,6 +76,12 @@ def _lines() -> Iterator[Density]:
     yield Density("spike_slab, 50 latents, p = .5", {"p": 0.5})
     yield Density("spike_slab, 50 latents, p = .8", {})
     yield Density("spike_slab, 50 latents, p = .8, decay .1", {}, weight_decay=0.1)
+    yield Density(
+        "spike_slab, 50 latents, p = .8, decay .1, no balance",
+        {},
+        weight_decay=0.1,
+        usage_balance=0.0,
+    )
     yield Density("spike_slab, 250 latents, p = .95", {"n_components": 250, "p": 0.95})
 
 
@@ -101,8 +110,17 @@ def fit(line: Density, data: DataSet, seed: int, epochs: int) -> SparseVAETransf
     estimator = SparseVAETransformer(
         likelihood="bernoulli", max_iter=epochs, random_state=seed, device="cpu", **chosen
     )
-    with binarised(seed), patch.object(defaults, "WEIGHT_DECAY", line.weight_decay):
+    with (
+        binarised(seed),
+        patch.object(defaults, "WEIGHT_DECAY", line.weight_decay),
+        patch.object(transformer, "USAGE_BALANCE", line.usage_balance),
+    ):
         return estimator.fit(data.train)
+
+
+def drawn_train_rows(data: DataSet, generator: torch.Generator) -> Tensor:
+    """Training rows, binarised once more."""
+    return torch.bernoulli(torch.from_numpy(unit_float(data.train)), generator=generator)
 
 
 def drawn_test_rows(data: DataSet) -> NDArray[np.float32]:
@@ -123,33 +141,40 @@ def parts(model: SparseVAE, x: Tensor, generator: torch.Generator) -> Row:
     return {name: float(getattr(terms, name).mean()) for name in names}
 
 
-def gate_frequency(model: SparseVAE, x: Tensor) -> Tensor:
-    """Frequency (k,) with which each gate opens, strictly within (0, 1)."""
-    with torch.no_grad():
-        opened = sum(model.encode(part).gate.sum(0) for part in x.split(4096))
-    return (opened + 0.5) / (len(x) + 1)
+@torch.no_grad()
+def gates_of(model: SparseVAE, x: Tensor) -> Tensor:
+    """Gates (n, k) of rows: 1 where the code is not zero."""
+    return torch.cat([model.encode(part).gate for part in x.split(4096)])
 
 
-def saved_by_own_p(model: SparseVAE, x: Tensor, frequency: Tensor) -> float:
-    """Nats per row by which the gate is cheaper if each latent has its own p, known beforehand."""
-    own, shared = Bernoulli(frequency), Bernoulli(torch.tensor(1 - model.spec.spike_weight))
-    with torch.no_grad():
-        gates = torch.cat([model.encode(part).gate for part in x.split(4096)])
-    return float((own.log_prob(gates) - shared.log_prob(gates)).sum(1).mean())
+class GatePrior(Protocol):
+    """A distribution of gates (k,)."""
+
+    def log_prob(self, gates: Tensor, /) -> Tensor:
+        """Log-probability (...) of gates (..., k), nats."""
+
+
+def own_p(gates: Tensor) -> GatePrior:
+    """Each gate by itself, as often as it is open in gates (n, k), half a row more each way."""
+    return Independent(Bernoulli((gates.sum(0) + 0.5) / (len(gates) + 1)), 1)
+
+
+def saved(prior: GatePrior, gates: Tensor, spike_weight: float) -> float:
+    """Nats per row by which gates (n, k) are cheaper by a prior than by one p for all."""
+    return float((rate_spike(gates, spike_weight) + prior.log_prob(gates)).mean())
 
 
 @torch.no_grad()
 def stochastic_gate_bound(
-    model: SparseVAE, x: Tensor, draws: int, spread: float, frequency: Tensor, seed: int = 0
+    model: SparseVAE, x: Tensor, draws: int, spread: float, prior: GatePrior, seed: int = 0
 ) -> float:
     r"""Importance-weighted bound (nats) if gates are drawn instead of computed.
 
     q(m_j = 1 | x) is the probability that the score of a latent exceeds the threshold when noise of
-    ``spread`` times the latent's own is added; its entropy comes off the cost of the gate. The
-    prior of a gate is its frequency.
+    ``spread`` times the latent's own is added; its entropy comes off the cost of the gate.
     """
     generator = torch.Generator().manual_seed(seed)
-    prior, slab = Bernoulli(frequency), Normal(0.0, 1.0)
+    slab = Normal(0.0, 1.0)
     total = 0.0
     for rows in x.split(_ROWS):
         loc, scale = model.heads(rows)
@@ -159,11 +184,10 @@ def stochastic_gate_bound(
         shape = (draws, *loc.shape)
         gate = torch.bernoulli(q_gate.probs.expand(shape), generator=generator)
         z = loc + scale * torch.randn(shape, generator=generator)
-        log_ratio = prior.log_prob(gate) - q_gate.log_prob(gate)
-        log_ratio += gate * (slab.log_prob(z) - q.log_prob(z))
+        log_ratio = gate * (slab.log_prob(z) - q.log_prob(z)) - q_gate.log_prob(gate)
         likelihood = model.decode((gate * z).flatten(0, 1))
         log_lik = likelihood.log_prob(rows.repeat(draws, 1)).view(draws, -1)
-        log_weight = log_lik + log_ratio.sum(-1)
+        log_weight = log_lik + log_ratio.sum(-1) + prior.log_prob(gate)
         total += float((log_weight.logsumexp(0) - math.log(draws)).sum())
     return total / len(x)
 
@@ -183,15 +207,19 @@ def measure(line: Density, data: DataSet, seed: int, epochs: int, n_test: int) -
     }
     if not model.spec.is_gated:
         return row
-    train = torch.bernoulli(torch.from_numpy(unit_float(data.train[:20_000])), generator=generator)
-    frequency = gate_frequency(model, train)
-    drawn = {
-        f"bound_drawn_{spread:g}": -stochastic_gate_bound(
-            model, x[: n_test // 10], DRAWS, spread, frequency
-        )
-        for spread in GATE_NOISE
+    few = x[: n_test // 10]
+    train_gates, gates = gates_of(model, drawn_train_rows(data, generator)), gates_of(model, x)
+    alone, together = own_p(train_gates), GateMixture.fit(train_gates)
+    return {
+        **row,
+        "own_p": saved(alone, gates, model.spec.spike_weight),
+        "mixture": saved(together, gates, model.spec.spike_weight),
+        **{
+            f"bound_drawn_{spread:g}": -stochastic_gate_bound(model, few, DRAWS, spread, alone)
+            for spread in GATE_NOISE
+        },
+        "bound_mixture": -stochastic_gate_bound(model, few, DRAWS, 1.0, together),
     }
-    return {**row, "own_p": saved_by_own_p(model, x, frequency), **drawn}
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -202,6 +230,7 @@ COLUMNS = {
     "rate, spike": "rate_spike",
     "distortion": "distortion",
     "own p saves": "own_p",
+    "mixture saves": "mixture",
     "fit, s": "fit_seconds",
 }
 
@@ -235,7 +264,8 @@ def gate_table(rows: list[Row]) -> list[dict[str, str]]:
                 )
                 for spread in GATE_NOISE
             }
-            result.append({"model": label, **drawn})
+            together = mean_sd([row["bound_mixture"] for row in of_line], 2)
+            result.append({"model": label, **drawn, "spread 1, mixture": together})
     return result
 
 
@@ -245,12 +275,13 @@ def notes(epochs: int, n_test: int) -> list[str]:
         f"Nats per image, {n_test:,} test images, {epochs} epochs; mean ± SD over seeds. Bounds "
         f"from {DRAWS:,} draws (published: 5,000), rates and distortion from one. rate, spike is "
         "the cost of the gate at one p for all latents; own p saves: what it would cost less if "
-        "each latent had its frequency on training rows for a prior. The published models were "
-        "trained for 3,280 epochs.",
+        "each latent had its frequency on training rows for a prior; mixture saves: the same of a "
+        f"mixture of {N_COMPONENTS} such priors, fitted to the gates of the training rows. The "
+        "published models were trained for 3,280 epochs.",
         f"Second table: the first {n_test // 10:,} test images; gates drawn with the probability "
         "that the score plus noise exceeds the threshold, the noise so many times the latent's "
         "own (1: inclusion_proba, as in score_samples; .001: gates as good as computed); each "
-        "latent with its own p.",
+        "latent with its own p; the last column has the mixture instead.",
     ]
 
 
@@ -258,20 +289,29 @@ def notes(epochs: int, n_test: int) -> list[str]:
 
 
 def pictures(folder: Path, data: DataSet, epochs: int) -> None:
-    """Draw samples of three models, and what single latents do in the default estimator."""
+    """Draw samples of models, and what single latents do in the default estimator."""
     from benchmarks import density_pictures
 
-    models = {
-        label: fit(LINES[label], data, 0, epochs)
-        for label in (
-            "gaussian, 50 latents, p = 0",
-            "gaussian, 50 latents, p = .8",
-            "spike_slab, 50 latents, p = .8",
-        )
-    }
-    density_pictures.samples(folder / "density-samples.png", models)
+    names = (
+        "gaussian, 50 latents, p = 0",
+        "gaussian, 50 latents, p = .8",
+        "spike_slab, 50 latents, p = .8",
+    )
+    models = {name: fit(LINES[name], data, 0, epochs) for name in names}
+    drawn = {name: model.sample(_N_SAMPLES, random_state=0) for name, model in models.items()}
+    drawn["the last, gates of a mixture"] = samples_of_mixture(models[names[-1]], data)
+    density_pictures.samples(folder / "density-samples.png", drawn)
     coder = SparseVAETransformer(512, 1 - 26 / 512, random_state=0).fit(data.train)
     density_pictures.traversals(folder / "density-traversals.png", coder, data.test)
+
+
+def samples_of_mixture(estimator: SparseVAETransformer, data: DataSet) -> NDArray[np.float32]:
+    """Decode values of the slab behind gates of a mixture fitted to the training rows'."""
+    generator = torch.Generator().manual_seed(0)
+    gates = gates_of(estimator.model_, drawn_train_rows(data, generator))
+    gate = GateMixture.fit(gates).sample(_N_SAMPLES, generator)
+    z = gate * torch.randn(gate.shape, generator=generator)
+    return estimator.inverse_transform(z.numpy())
 
 
 def main() -> None:

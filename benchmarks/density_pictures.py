@@ -1,5 +1,6 @@
 """Pictures of `benchmarks.density`: samples, and what single latents do."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,19 +12,19 @@ from numpy.typing import NDArray
 from benchmarks.common import Features
 from sparsecode import SparseVAETransformer
 
-SIDE, GRID = 28, 8
+SIDE = 28
 # Factors of the largest code of the latent.
 _FACTORS = np.linspace(0, 3, 7)
 _N_ROWS = 6
 
 
-def samples(path: Path, models: Mapping[str, SparseVAETransformer]) -> None:
-    """Draw a square of samples of each model."""
-    figure, axes = plt.subplots(1, len(models), figsize=(4 * len(models), 4.3), layout="compressed")
-    for axis, (label, model) in zip(np.atleast_1d(axes), models.items(), strict=True):
-        drawn = model.sample(GRID * GRID, random_state=0)
-        rows = drawn.reshape(GRID, GRID, SIDE, SIDE).swapaxes(1, 2)
-        _show(axis, rows.reshape(GRID * SIDE, GRID * SIDE))
+def samples(path: Path, drawn: Mapping[str, NDArray]) -> None:
+    """Draw the images (n, d) of each model in a square."""
+    figure, axes = plt.subplots(1, len(drawn), figsize=(4 * len(drawn), 4.3), layout="compressed")
+    for axis, (label, images) in zip(np.atleast_1d(axes), drawn.items(), strict=True):
+        grid = math.isqrt(len(images))
+        rows = images[: grid * grid].reshape(grid, grid, SIDE, SIDE).swapaxes(1, 2)
+        _show(axis, rows.reshape(grid * SIDE, grid * SIDE))
         axis.set_title(label, fontsize=12)
     figure.savefig(path, dpi=110)
     plt.close(figure)
