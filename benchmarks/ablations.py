@@ -155,7 +155,7 @@ def cells(name: str, results: Results) -> dict[str, str]:
     star = "" if against == "default" else " *"
     n_failed = len(results[name]) - len(rows)
     failed = f" ({n_failed} of {len(results[name])} failed)" if n_failed else ""
-    line = {"variant": name + failed}
+    line = {"variant": name + failed, "n": str(len(rows))}
     for title, field, digits in (("MSE", "mse", 5), ("probe", "probe", 4)):
         line[title] = mean_sd([row.get(field) for row in rows], digits)
         delta = "" if name == against else difference(rows, others, field, digits)
@@ -182,7 +182,7 @@ def notes(steps: int) -> tuple[str, ...]:
     return (
         f"{steps:,} steps (the default: 3,000). On the 10,000 test rows, or on the last "
         f"{VALIDATION_ROWS:,} training rows after a fit on the others (“validation rows”), mean ± "
-        "SD over seeds; MSE per pixel in [0, 1].",
+        "SD over n seeds; MSE per pixel in [0, 1].",
         "Differences to the default are paired by seed, mean ± standard error; * to “encoder: "
         "untied”, because a decoder without a dictionary and filters with a start of their own "
         "have no tied encoder. Networks with hidden layers or convolutions before the code train "
