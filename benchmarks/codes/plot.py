@@ -32,6 +32,8 @@ _FAR, _FAR_BELOW = 3.0, 0.08
 _SHAPES = ("o", "s", "D", "^", "v", "<", ">", "p", "h")
 _OUR_SHAPES = ("*", "P", "X", "d")
 _LEGEND_INCHES = 1.85
+# Height of a line of a note, as a part of the panel.
+_NOTE_LINE = 0.04
 
 
 def fronts(path: Path, rows: Sequence[Row], points: Sequence[Point]) -> None:
@@ -188,16 +190,20 @@ def _pixels_line(axis: Any, rows: list[Row]) -> None:
 
 
 def _far_note(axis: Any, names: list[str]) -> None:
+    """Name what is not drawn, below all points."""
+    text = textwrap.fill("not shown: " + ", ".join(names), 64)
+    bottom, top = axis.get_ylim()
+    room = _NOTE_LINE * (1 + text.count("\n")) * (top - bottom)
+    axis.set_ylim(bottom - room, top)
     axis.text(
         0.99,
         0.01,
-        textwrap.fill("not shown: " + ", ".join(names), 64),
+        text,
         transform=axis.transAxes,
         ha="right",
         va="bottom",
         fontsize=7.5,
         color=_COLOURS["baseline"],
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
 
 

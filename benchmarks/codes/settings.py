@@ -108,6 +108,7 @@ CHOSEN: dict[str, dict[str, dict[Point, dict[str, Any]]]] = {
         "vsc": {
             Point(64, 13): {"lr": 0.002, "beta": 1.0, "hidden": 512},
             Point(512, 26): {"lr": 0.00025, "beta": 0.3, "hidden": 512},
+            Point(1000, 25): {"lr": 0.000125, "beta": 0.3, "hidden": 512},
         },
         "vaease": {
             Point(64, 13): {"lr": 0.001, "beta": 3.33, "hidden": 512},
