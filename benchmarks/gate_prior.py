@@ -11,6 +11,7 @@ from torch import Tensor
 
 N_COMPONENTS = 500
 _N_ITERATIONS = 50
+_TINY = 1e-6
 
 
 class GateMixture:
@@ -38,9 +39,9 @@ class GateMixture:
         """
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(gates), generator=generator)[:n_components]
-        mixture = cls(
-            torch.full((len(chosen),), 1 / len(chosen)), (gates[chosen] + gates.mean(0)) / 2
-        )
+        # Halfway between a row and the mean, and possible for a gate that never opens, too.
+        start = ((gates[chosen] + gates.mean(0)) / 2).clamp(_TINY, 1 - _TINY)
+        mixture = cls(torch.full((len(chosen),), 1 / len(chosen)), start)
         for _ in range(_N_ITERATIONS):
             share = mixture._joint(gates).softmax(1)
             of_component = share.sum(0)

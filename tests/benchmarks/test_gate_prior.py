@@ -51,3 +51,10 @@ def test_draws_go_together_as_the_gates_do(mixture, gates):
 
 def test_more_components_than_rows_are_not_asked_for(gates):
     assert len(GateMixture.fit(gates[:3], n_components=10).weights) == 3
+
+
+def test_gates_that_never_or_always_open_are_no_trouble(gates):
+    ends = torch.cat([gates, torch.zeros(len(gates), 1), torch.ones(len(gates), 1)], 1)
+    cost = -GateMixture.fit(ends, n_components=4).log_prob(ends).mean()
+    alone = -GateMixture.fit(gates, n_components=4).log_prob(gates).mean()
+    assert cost == pytest.approx(float(alone), abs=0.01)  # they say nothing, and cost nothing
