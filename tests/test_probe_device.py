@@ -36,7 +36,8 @@ print(json.dumps([[r.codes.linear.value, r.codes.C, [s.value for _, s in r.k_spa
 def scores(device: str):
     result = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", _PROGRAM, device],
-        capture_output=True, text=True, timeout=280, env={**os.environ, ARRAY_API: "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=280,
+        env={**os.environ, ARRAY_API: "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
