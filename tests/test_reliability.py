@@ -77,7 +77,6 @@ def test_an_unaccounted_trap_would_be_told(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["ENOSPC", "short write", "exit"])
-@pytest.mark.timeout(900)  # two jobs for each operation, and a fork: minutes on a busy machine
 def test_whichever_file_operation_fails_nothing_is_lost(tmp_path, kind):
     work = Work(tmp_path / "work", n_images=10, part_size=6)
     with faults.Faults().injected() as injected:
