@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Normal
 
 from benchmarks.codes.table import markdown
 from benchmarks.common import (
@@ -41,7 +41,7 @@ from benchmarks.common import (
     print_table,
     unit_float,
 )
-from benchmarks.gate_prior import N_COMPONENTS, GateMixture
+from benchmarks.gate_prior import N_COMPONENTS, GateMixture, GatePrior, own_p
 from sparsecode import SparseVAETransformer, defaults, transformer
 from sparsecode.elbo import elbo_terms, iwae_bound, rate_spike
 from sparsecode.loader import DenseRows
@@ -145,18 +145,6 @@ def parts(model: SparseVAE, x: Tensor, generator: torch.Generator) -> Row:
 def gates_of(model: SparseVAE, x: Tensor) -> Tensor:
     """Gates (n, k) of rows: 1 where the code is not zero."""
     return torch.cat([model.encode(part).gate for part in x.split(4096)])
-
-
-class GatePrior(Protocol):
-    """A distribution of gates (k,)."""
-
-    def log_prob(self, gates: Tensor, /) -> Tensor:
-        """Log-probability (...) of gates (..., k), nats."""
-
-
-def own_p(gates: Tensor) -> GatePrior:
-    """Each gate by itself, as often as it is open in gates (n, k), half a row more each way."""
-    return Independent(Bernoulli((gates.sum(0) + 0.5) / (len(gates) + 1)), 1)
 
 
 def saved(prior: GatePrior, gates: Tensor, spike_weight: float) -> float:

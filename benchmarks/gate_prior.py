@@ -1,21 +1,37 @@
-"""A prior for which latents go together: a mixture of independent gates.
+"""Priors of gates beside the package's: a p for each latent, and which latents go together.
 
 The package's prior opens every gate by itself, with one p. What it costs more than one that knows
 which gates open together is what such a prior could save, for the same codes.
 """
 
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Independent
 
 N_COMPONENTS = 500
 _N_ITERATIONS = 50
 _TINY = 1e-6
 
 
+class GatePrior(Protocol):
+    """A distribution of gates (k,)."""
+
+    def log_prob(self, gates: Tensor, /) -> Tensor:
+        """Log-probability (...) of gates (..., k), nats."""
+
+
+def own_p(gates: Tensor) -> GatePrior:
+    """Each gate by itself, as often as it is open in gates (n, k), half a row more each way."""
+    return Independent(Bernoulli((gates.sum(0) + 0.5) / (len(gates) + 1)), 1)
+
+
 class GateMixture:
     """Mixture of products of Bernoulli distributions over gates of 0 and 1.
+
+    By products of matrices: torch's `MixtureSameFamily` would hold every gate once for each
+    component.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from torch.distributions import Bernoulli, Independent
 
 from benchmarks import density
 from benchmarks.common import DataSet
+from benchmarks.gate_prior import own_p
 from sparsecode.elbo import iwae_bound
 from sparsecode.loader import as_rows
 
@@ -66,7 +67,7 @@ def test_at_the_models_own_spread_it_is_the_packages_bound(model, x):
 
 def test_what_own_frequencies_save_is_what_gibbs_allows(model, x):
     gates = density.gates_of(model, x)
-    own = density.own_p(gates)
+    own = own_p(gates)
     frequency = (gates.sum(0) + 0.5) / (len(x) + 1)
     torch.testing.assert_close(own.log_prob(gates), Bernoulli(frequency).log_prob(gates).sum(1))
     # No prior of independent gates is cheaper for these than their own frequencies.
